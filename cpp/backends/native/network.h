@@ -1,0 +1,110 @@
+// What the engine runs: a network of images, before anything is decided about memory.
+//
+// Every value is an image of height x width pixels with its channels next to each other (NHWC). A list of
+// rows, such as a head with one row a prior, is an image one pixel wide; so taking a convolution's output
+// as rows moves no data.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace edgeface::native {
+
+struct Shape {
+    int height = 0;
+    int width = 0;
+    int channels = 0;
+
+    std::size_t pixels() const { return static_cast<std::size_t>(height) * static_cast<std::size_t>(width); }
+    std::size_t values() const { return pixels() * static_cast<std::size_t>(channels); }
+    friend bool operator==(const Shape& a, const Shape& b) {
+        return a.height == b.height && a.width == b.width && a.channels == b.channels;
+    }
+};
+
+// Bounds of an activation that clamps: relu is [0, inf).
+struct Clamp {
+    float low = 0;
+    float high = 0;
+};
+
+struct Window {
+    int kernel_height = 1;
+    int kernel_width = 1;
+    int stride_y = 1;
+    int stride_x = 1;
+    int dilation_y = 1;
+    int dilation_x = 1;
+    int pad_top = 0;
+    int pad_left = 0;
+
+    int taps() const { return kernel_height * kernel_width; }
+};
+
+// An 11 x 11 kernel, the largest that published backbones have; the steps keep their pointers on the stack.
+constexpr int kMaxTaps = 121;
+
+// weight[out][in / groups][kernel_height][kernel_width], bias[out].
+struct Conv {
+    Window window;
+    int groups = 1;
+    Clamp clamp;
+    std::vector<float> weight;
+    std::vector<float> bias;
+};
+
+struct Relu {};
+
+struct Add {
+    Clamp clamp;
+};
+
+enum class Axis { channels, rows };
+
+struct Concat {
+    Axis axis = Axis::channels;
+};
+
+// The same memory under another shape.
+struct View {};
+
+struct Softmax {};  // over the channels
+
+struct Operation {
+    std::variant<Conv, Relu, Add, Concat, View, Softmax> op;
+    std::string name;
+    std::vector<int> inputs;
+    int output = 0;
+};
+
+// Built front to back; every method returns the number of the value it makes and checks its arguments
+// (std::invalid_argument), so that what is planned later needs no checks.
+class Network {
+  public:
+    explicit Network(Shape input);
+
+    int conv(const std::string& name, int data, Conv conv, Shape output);
+    int relu(const std::string& name, int data);
+    int add(const std::string& name, int a, int b, Clamp clamp);
+    int concat(const std::string& name, std::vector<int> values, Axis axis);
+    int rows(const std::string& name, int data, int columns);
+    int softmax(const std::string& name, int data);
+    void output(const std::string& name, int value);
+
+    static constexpr int kInput = 0;
+    const std::vector<Shape>& shapes() const { return shapes_; }
+    const std::vector<Operation>& operations() const { return operations_; }
+    const std::vector<std::pair<std::string, int>>& outputs() const { return outputs_; }
+
+  private:
+    const Shape& shape(int value) const;
+    int append(Operation operation, Shape output);
+
+    std::vector<Shape> shapes_;
+    std::vector<Operation> operations_;
+    std::vector<std::pair<std::string, int>> outputs_;
+};
+
+}  // namespace edgeface::native

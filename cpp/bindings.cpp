@@ -1,0 +1,429 @@
+// Python <-> C++ conversion: the only file that knows Python. src/edgeface/_core/__init__.pyi describes it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "backend.h"
+#include "backends/native/cpu.h"
+#include "backends/native/engine.h"
+#include "decode.h"
+#include "detector.h"
+#include "error.h"
+#include "nms.h"
+#include "preprocess.h"
+#include "priors.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace edgeface {
+namespace {
+
+using FloatArray = py::array_t<float>;
+using DenseArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Pixels = py::array_t<std::uint8_t>;
+
+template <typename Enum>
+Enum parse(const std::map<std::string, Enum>& names, const std::string& name, const char* what) {
+    const auto found = names.find(name);
+    if (found != names.end()) return found->second;
+    std::string known;
+    for (const auto& [key, value] : names) known += (known.empty() ? "" : ", ") + key;
+    throw std::invalid_argument(std::string(what) + " is '" + name + "'; expected one of " + known);
+}
+
+Channels parse_channels(const std::string& name) {
+    return parse<Channels>({{"bgr", Channels::bgr},
+                            {"rgb", Channels::rgb},
+                            {"bgra", Channels::bgra},
+                            {"rgba", Channels::rgba},
+                            {"gray", Channels::gray}},
+                           name, "channels");
+}
+
+ModelSpec make_spec(int width, int height, const std::string& channels, std::array<float, 3> mean,
+                    std::array<float, 3> scale, const std::string& resize, std::vector<int> strides,
+                    std::vector<std::vector<float>> min_sizes, const std::string& grid, bool clip,
+                    std::array<float, 2> variances, const std::string& scores, const std::string& boxes,
+                    const std::string& landmarks, const std::string& encoding,
+                    const std::string& activation) {
+    ModelSpec spec;
+    spec.input.size = {width, height};
+    spec.input.channels =
+        parse<Order>({{"rgb", Order::rgb}, {"bgr", Order::bgr}, {"gray", Order::gray}}, channels, "channels");
+    spec.input.mean = mean;
+    spec.input.scale = scale;
+    spec.input.resize =
+        parse<Resize>({{"stretch", Resize::stretch}, {"letterbox", Resize::letterbox}}, resize, "resize");
+    spec.priors.strides = std::move(strides);
+    spec.priors.min_sizes = std::move(min_sizes);
+    spec.priors.grid = parse<Grid>({{"cell", Grid::cell}, {"stride", Grid::stride}}, grid, "grid");
+    spec.priors.clip = clip;
+    spec.priors.variances = variances;
+    spec.heads.scores = scores;
+    spec.heads.boxes = boxes;
+    spec.heads.landmarks = landmarks;
+    spec.heads.encoding = parse<Encoding>({{"offsets", Encoding::offsets}, {"corners", Encoding::corners}},
+                                          encoding, "encoding");
+    spec.heads.activation = parse<Activation>({{"none", Activation::none}, {"softmax", Activation::softmax}},
+                                              activation, "activation");
+    if (width < 1 || height < 1) throw std::invalid_argument("the input size is not positive");
+    if (spec.priors.strides.size() != spec.priors.min_sizes.size()) {
+        throw std::invalid_argument("strides and min_sizes have different lengths");
+    }
+    for (const int stride : spec.priors.strides) {
+        if (stride < 1) throw std::invalid_argument("a stride is not positive");
+    }
+    return spec;
+}
+
+Options make_options(float score_threshold, float iou_threshold, const std::string& nms, int max_faces,
+                     int pre_nms_top_k, float min_face) {
+    Options options;
+    options.score_threshold = score_threshold;
+    options.min_face = min_face;
+    options.nms.kind = parse<Nms>({{"hard", Nms::hard},
+                                   {"soft-linear", Nms::soft_linear},
+                                   {"soft-gaussian", Nms::soft_gaussian},
+                                   {"blending", Nms::blending}},
+                                  nms, "nms");
+    options.nms.iou_threshold = iou_threshold;
+    options.nms.score_threshold = score_threshold;
+    options.nms.pre_nms_top_k = pre_nms_top_k;
+    options.nms.max_faces = max_faces;
+    if (max_faces < 1 || pre_nms_top_k < 1) throw std::invalid_argument("counts start at 1");
+    return options;
+}
+
+// (H, W) or (H, W, C) uint8 with packed pixels; rows may be any distance apart.
+Frame as_frame(const Pixels& array, const std::string& name) {
+    Frame frame;
+    frame.channels = parse_channels(name);
+    const py::ssize_t bytes = frame.channels == Channels::gray ? 1 : static_cast<py::ssize_t>(name.size());
+    const bool planar = array.ndim() == 2;
+    const bool shaped = (planar && bytes == 1) || (array.ndim() == 3 && array.shape(2) == bytes);
+    if (!shaped || array.shape(0) < 1 || array.shape(1) < 1) {
+        throw std::invalid_argument("the frame's shape does not fit channels '" + name + "'");
+    }
+    if (array.strides(1) != bytes || (!planar && array.strides(2) != 1)) {
+        throw std::invalid_argument("the frame's pixels are not packed");
+    }
+    frame.pixels = array.data();
+    frame.size = {static_cast<int>(array.shape(1)), static_cast<int>(array.shape(0))};
+    frame.row_stride = array.strides(0);
+    return frame;
+}
+
+InputView as_input(FloatArray& array) {
+    if (array.ndim() != 4 || array.shape(0) != 1)
+        throw BackendError("a backend's input must be (1, C, H, W) float32");
+    const auto stride = [&](int axis) {
+        return array.strides(axis) / static_cast<py::ssize_t>(sizeof(float));
+    };
+    return {array.mutable_data(),
+            {static_cast<int>(array.shape(3)), static_cast<int>(array.shape(2))},
+            static_cast<int>(array.shape(1)),
+            stride(1),
+            stride(2),
+            stride(3)};
+}
+
+// Rows by columns of a contiguous array whose leading dimensions are rows.
+OutputView as_output(const py::array& array, const std::string& name) {
+    const bool fits = py::isinstance<DenseArray>(array) && array.ndim() >= 2;
+    if (!fits) throw BackendError("output '" + name + "' must be a contiguous float32 array of rows");
+    const py::ssize_t columns = array.shape(array.ndim() - 1);
+    const py::ssize_t rows = columns > 0 ? array.size() / columns : 0;
+    return {static_cast<const float*>(array.data()), static_cast<int>(rows), static_cast<int>(columns)};
+}
+
+// A backend written in Python: an object with input(), run() and output(name).
+class PythonBackend : public Backend {
+  public:
+    explicit PythonBackend(py::object object)
+        : object_(std::move(object)) {}
+
+    ~PythonBackend() override {
+        const py::gil_scoped_acquire gil;
+        input_.release().dec_ref();
+        outputs_.clear();
+        object_.release().dec_ref();
+    }
+
+    InputView input() override {
+        const py::gil_scoped_acquire gil;
+        py::object array = object_.attr("input")();
+        if (!py::isinstance<FloatArray>(array))
+            throw BackendError("a backend's input must be (1, C, H, W) float32");
+        FloatArray input(std::move(array));
+        const InputView view = as_input(input);
+        input_ = std::move(input);
+        return view;
+    }
+
+    void run() override {
+        const py::gil_scoped_acquire gil;
+        object_.attr("run")();
+    }
+
+    OutputView output(const std::string& name) override {
+        const py::gil_scoped_acquire gil;
+        py::array array = object_.attr("output")(name);
+        const OutputView view = as_output(array, name);
+        outputs_[name] = std::move(array);  // alive while the core reads it
+        return view;
+    }
+
+  private:
+    py::object object_;
+    py::object input_;
+    std::map<std::string, py::object> outputs_;
+};
+
+std::shared_ptr<Backend> as_backend(const py::object& object) {
+    if (py::isinstance<native::Engine>(object)) return object.cast<std::shared_ptr<native::Engine>>();
+    return std::make_shared<PythonBackend>(object);
+}
+
+// One face a row: x1, y1, x2, y2, score, then the five landmarks' x, y.
+FloatArray as_rows(const std::vector<Detection>& faces, bool landmarks) {
+    FloatArray rows({static_cast<py::ssize_t>(faces.size()), static_cast<py::ssize_t>(landmarks ? 15 : 5)});
+    float* out = rows.mutable_data();
+    for (const Detection& face : faces) {
+        for (const float value : {face.box.x1, face.box.y1, face.box.x2, face.box.y2, face.score})
+            *out++ = value;
+        if (!landmarks) continue;
+        for (const Point& point : face.landmarks) {
+            *out++ = point.x;
+            *out++ = point.y;
+        }
+    }
+    return rows;
+}
+
+std::vector<Detection> as_detections(const DenseArray& rows) {
+    if (rows.ndim() != 2 || (rows.shape(1) != 5 && rows.shape(1) != 15)) {
+        throw std::invalid_argument("candidates must be (N, 5) or (N, 15)");
+    }
+    std::vector<Detection> detections(static_cast<std::size_t>(rows.shape(0)));
+    int prior = 0;
+    for (Detection& detection : detections) {
+        const float* row = rows.data(prior, 0);
+        detection.box = {row[0], row[1], row[2], row[3]};
+        detection.score = row[4];
+        detection.prior = prior++;
+        if (rows.shape(1) == 5) continue;
+        for (std::size_t i = 0; i < 5; ++i) detection.landmarks[i] = {row[5 + 2 * i], row[6 + 2 * i]};
+    }
+    return detections;
+}
+
+py::tuple detect(Detector& detector, const Pixels& array, const std::string& channels,
+                 std::array<int, 4> region) {
+    const Frame frame = as_frame(array, channels);
+    const Rect rect{region[0], region[1], region[2], region[3]};
+    const bool inside = rect.x >= 0 && rect.y >= 0 && rect.width >= 1 && rect.height >= 1 &&
+                        rect.width <= frame.size.width - rect.x && rect.height <= frame.size.height - rect.y;
+    if (!inside) throw std::invalid_argument("the region does not lie inside the frame");
+    Result result;
+    {
+        const py::gil_scoped_release release;
+        result = detector.detect(frame, rect);
+    }
+    const Timings& timings = result.timings;
+    return py::make_tuple(as_rows(result.faces, detector.has_landmarks()),
+                          py::make_tuple(timings.preprocess, timings.run, timings.decode));
+}
+
+FloatArray preprocess_frame(const Pixels& array, const ModelSpec& spec, const std::string& channels) {
+    const Frame frame = as_frame(array, channels);
+    const Size size = spec.input.size;
+    FloatArray out({1, spec.input.channels == Order::gray ? 1 : 3, size.height, size.width});
+    ResizePlan plan = plan_resize(frame.size, size, spec.input.resize);
+    preprocess(frame, spec.input, plan, as_input(out));
+    return out;
+}
+
+FloatArray prior_array(const ModelSpec& spec) {
+    const std::vector<Prior> priors = make_priors(spec.priors, spec.input.size);
+    FloatArray out({static_cast<py::ssize_t>(priors.size()), static_cast<py::ssize_t>(4)});
+    float* row = out.mutable_data();
+    for (const Prior& prior : priors) {
+        for (const float value : {prior.x, prior.y, prior.width, prior.height}) *row++ = value;
+    }
+    return out;
+}
+
+FloatArray decode_heads(const DenseArray& scores, const DenseArray& boxes,
+                        const std::optional<DenseArray>& landmarks, const ModelSpec& spec,
+                        float score_threshold, std::array<float, 2> min_face) {
+    const std::vector<Prior> priors = make_priors(spec.priors, spec.input.size);
+    Heads heads{as_output(scores, "scores"), as_output(boxes, "boxes"), {}};
+    if (landmarks) heads.landmarks = as_output(*landmarks, "landmarks");
+    const auto rows = static_cast<int>(priors.size());
+    const bool fit = heads.scores.rows == rows && heads.boxes.rows == rows && heads.boxes.columns == 4 &&
+                     (heads.scores.columns == 1 || heads.scores.columns == 2) &&
+                     (!landmarks || (heads.landmarks.rows == rows && heads.landmarks.columns == 10));
+    if (!fit) throw ModelError("the heads do not fit the spec's " + std::to_string(rows) + " priors");
+    const Point smallest{min_face[0], min_face[1]};
+    return as_rows(decode(heads, priors, spec, spec.input.size, score_threshold, smallest),
+                   landmarks.has_value());
+}
+
+int conv(native::Network& network, const std::string& name, int data, const DenseArray& weight,
+         const DenseArray& bias, std::array<int, 2> stride, std::array<int, 2> dilation,
+         std::array<int, 2> pad, int groups, std::array<float, 2> clamp, std::array<int, 3> output) {
+    if (weight.ndim() != 4)
+        throw std::invalid_argument("native engine: '" + name + "': the weight is not 4-D");
+    native::Conv conv;
+    conv.window = {static_cast<int>(weight.shape(2)),
+                   static_cast<int>(weight.shape(3)),
+                   stride[0],
+                   stride[1],
+                   dilation[0],
+                   dilation[1],
+                   pad[0],
+                   pad[1]};
+    conv.groups = groups;
+    conv.clamp = {clamp[0], clamp[1]};
+    conv.weight.assign(weight.data(), weight.data() + weight.size());
+    conv.bias.assign(bias.data(), bias.data() + bias.size());
+    return network.conv(name, data, std::move(conv), {output[0], output[1], output[2]});
+}
+
+FloatArray engine_input(const py::object& self) {
+    const InputView view = self.cast<native::Engine&>().input();
+    constexpr py::ssize_t kFloat = sizeof(float);
+    return FloatArray({1, view.channels, view.size.height, view.size.width},
+                      {view.size.height * view.row_stride * kFloat, view.channel_stride * kFloat,
+                       view.row_stride * kFloat, view.pixel_stride * kFloat},
+                      view.data, self);
+}
+
+FloatArray engine_output(const py::object& self, const std::string& name) {
+    const OutputView view = self.cast<native::Engine&>().output(name);
+    FloatArray array({view.rows, view.columns}, view.data, self);
+    array.attr("setflags")("write"_a = false);
+    return array;
+}
+
+py::list engine_steps(const native::Engine& engine) {
+    py::list steps;
+    for (const native::StepInfo& info : engine.plan().steps()) {
+        const native::Shape& shape = info.output;
+        steps.append(
+            py::make_tuple(info.name, info.kind, py::make_tuple(shape.height, shape.width, shape.channels)));
+    }
+    return steps;
+}
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const native::Kernels* kernels : native::available_kernels()) names.emplace_back(kernels->isa);
+    return names;
+}
+
+void bind_errors() {
+    static py::object model_error;  // for the interpreter's life
+    static py::object backend_error;
+    const py::module_ errors = py::module_::import("edgeface.errors");
+    model_error = errors.attr("ModelError");
+    backend_error = errors.attr("BackendError");
+    model_error.inc_ref();
+    backend_error.inc_ref();
+    py::register_exception_translator([](std::exception_ptr pointer) {
+        try {
+            if (pointer) std::rethrow_exception(pointer);
+        } catch (const ModelError& error) {
+            py::set_error(model_error, error.what());
+        } catch (const BackendError& error) {
+            py::set_error(backend_error, error.what());
+        }
+    });
+}
+
+void bind_detector(py::module_& m) {
+    py::class_<ModelSpec>(m, "Spec").def(py::init(&make_spec), py::kw_only(), "width"_a, "height"_a,
+                                         "channels"_a, "mean"_a, "scale"_a, "resize"_a, "strides"_a,
+                                         "min_sizes"_a, "grid"_a, "clip"_a, "variances"_a, "scores"_a,
+                                         "boxes"_a, "landmarks"_a, "encoding"_a, "activation"_a);
+    py::class_<Options>(m, "Options")
+        .def(py::init(&make_options), py::kw_only(), "score_threshold"_a, "iou_threshold"_a, "nms"_a,
+             "max_faces"_a, "pre_nms_top_k"_a, "min_face"_a);
+    py::class_<Detector>(m, "Detector")
+        .def(py::init([](const py::object& backend, ModelSpec spec, Options options) {
+                 std::shared_ptr<Backend> runner = as_backend(backend);
+                 const py::gil_scoped_release release;
+                 return std::make_unique<Detector>(std::move(runner), std::move(spec), options);
+             }),
+             "backend"_a, "spec"_a, "options"_a)
+        .def("detect", &detect, "frame"_a, "channels"_a, "region"_a);
+    m.def("preprocess", &preprocess_frame, "frame"_a, "spec"_a, "channels"_a);
+    m.def("make_priors", &prior_array, "spec"_a);
+    m.def("decode", &decode_heads, "scores"_a, "boxes"_a, "landmarks"_a, "spec"_a, "score_threshold"_a,
+          "min_face"_a = std::array<float, 2>{0, 0});
+    m.def(
+        "non_max_suppression",
+        [](const DenseArray& candidates, const Options& options) {
+            return as_rows(non_max_suppression(as_detections(candidates), options.nms),
+                           candidates.shape(1) == 15);
+        },
+        "candidates"_a, "options"_a);
+}
+
+void bind_native(py::module_& m) {
+    using native::Network;
+    const auto clamp = [](std::array<float, 2> bounds) { return native::Clamp{bounds[0], bounds[1]}; };
+    py::class_<Network>(m, "Network")
+        .def(py::init([](int height, int width, int channels) {
+                 return Network(native::Shape{height, width, channels});
+             }),
+             "height"_a, "width"_a, "channels"_a)
+        .def("conv", &conv, "name"_a, "data"_a, py::kw_only(), "weight"_a, "bias"_a, "stride"_a, "dilation"_a,
+             "pad"_a, "groups"_a, "clamp"_a, "output"_a)
+        .def("relu", &Network::relu, "name"_a, "data"_a)
+        .def(
+            "add",
+            [clamp](Network& network, const std::string& name, int a, int b, std::array<float, 2> bounds) {
+                return network.add(name, a, b, clamp(bounds));
+            },
+            "name"_a, "a"_a, "b"_a, py::kw_only(), "clamp"_a)
+        .def(
+            "concat",
+            [](Network& network, const std::string& name, std::vector<int> values, const std::string& axis) {
+                return network.concat(
+                    name, std::move(values),
+                    parse<native::Axis>({{"channels", native::Axis::channels}, {"rows", native::Axis::rows}},
+                                        axis, "axis"));
+            },
+            "name"_a, "values"_a, py::kw_only(), "axis"_a)
+        .def("rows", &Network::rows, "name"_a, "data"_a, py::kw_only(), "columns"_a)
+        .def("softmax", &Network::softmax, "name"_a, "data"_a)
+        .def("output", &Network::output, "name"_a, "value"_a);
+    py::class_<native::Engine, std::shared_ptr<native::Engine>>(m, "Engine")
+        .def(py::init<const Network&, int, const std::string&>(), "network"_a, py::kw_only(), "num_threads"_a,
+             "isa"_a, py::call_guard<py::gil_scoped_release>())
+        .def("input", &engine_input)
+        .def("run", &native::Engine::run, py::call_guard<py::gil_scoped_release>())
+        .def("output", &engine_output, "name"_a)
+        .def_property_readonly("isa", &native::Engine::isa)
+        .def_property_readonly("steps", &engine_steps)
+        .def_property_readonly("arena_bytes", [](const native::Engine& engine) {
+            return engine.plan().arena_size() * sizeof(float);
+        });
+    m.def("isas", &isas);
+}
+
+}  // namespace
+}  // namespace edgeface
+
+PYBIND11_MODULE(_core, m) {
+    edgeface::bind_errors();
+    edgeface::bind_detector(m);
+    edgeface::bind_native(m);
+}

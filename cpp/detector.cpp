@@ -1,0 +1,120 @@
+#include "detector.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "error.h"
+
+namespace edgeface {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+Frame cut(const Frame& frame, Rect region, int bytes_per_pixel) {
+    Frame part = frame;
+    part.pixels += region.y * frame.row_stride + region.x * bytes_per_pixel;
+    part.size = {region.width, region.height};
+    return part;
+}
+
+int bytes_per_pixel(Channels channels) {
+    if (channels == Channels::gray) return 1;
+    return channels == Channels::bgra || channels == Channels::rgba ? 4 : 3;
+}
+
+// Boxes end at the region's edges; landmarks may lie outside, where a cut face has them.
+void place(Detection& face, const Placement& placement, Rect region) {
+    const auto x = [&](float value) { return value * placement.scale_x + placement.offset_x; };
+    const auto y = [&](float value) { return value * placement.scale_y + placement.offset_y; };
+    const float left = static_cast<float>(region.x);
+    const float top = static_cast<float>(region.y);
+    const float right = left + static_cast<float>(region.width);
+    const float bottom = top + static_cast<float>(region.height);
+    face.box = {std::clamp(x(face.box.x1), left, right), std::clamp(y(face.box.y1), top, bottom),
+                std::clamp(x(face.box.x2), left, right), std::clamp(y(face.box.y2), top, bottom)};
+    for (Point& point : face.landmarks) point = {x(point.x), y(point.y)};
+}
+
+}  // namespace
+
+Detector::Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options options)
+    : backend_(std::move(backend)),
+      spec_(std::move(spec)),
+      options_(options),
+      priors_(make_priors(spec_.priors, spec_.input.size)) {
+    const InputView input = backend_->input();
+    if (input.size != spec_.input.size) {
+        throw ModelError("the network's input is " + std::to_string(input.size.width) + "x" +
+                         std::to_string(input.size.height) + "; the spec says " +
+                         std::to_string(spec_.input.size.width) + "x" +
+                         std::to_string(spec_.input.size.height));
+    }
+    const int expected = spec_.input.channels == Order::gray ? 1 : 3;
+    if (input.channels != expected) {
+        throw ModelError("the network's input has " + std::to_string(input.channels) +
+                         " channels; the spec's channel order needs " + std::to_string(expected));
+    }
+    const std::vector<std::uint8_t> gray(static_cast<std::size_t>(input.size.width) *
+                                         static_cast<std::size_t>(input.size.height));
+    detect({gray.data(), input.size, input.size.width, Channels::gray},
+           {0, 0, input.size.width, input.size.height});
+}
+
+OutputView Detector::head(const std::string& name, int min_columns, int max_columns) {
+    const OutputView output = backend_->output(name);
+    const auto found = static_cast<std::size_t>(output.rows) * static_cast<std::size_t>(output.columns);
+    if (static_cast<std::size_t>(output.rows) == priors_.size() && output.columns >= min_columns &&
+        output.columns <= max_columns) {
+        return output;
+    }
+    throw ModelError("output '" + name + "' has " + std::to_string(found) + " values (" +
+                     std::to_string(output.rows) + " x " + std::to_string(output.columns) + "); the spec's " +
+                     std::to_string(priors_.size()) + " priors need " +
+                     std::to_string(priors_.size() * static_cast<std::size_t>(max_columns)));
+}
+
+Heads Detector::heads() {
+    Heads heads;
+    heads.scores = head(spec_.heads.scores, 1, 2);
+    heads.boxes = head(spec_.heads.boxes, 4, 4);
+    if (has_landmarks()) heads.landmarks = head(spec_.heads.landmarks, 10, 10);
+    return heads;
+}
+
+Result Detector::detect(const Frame& frame, Rect region) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const Clock::time_point start = Clock::now();
+    const Frame part = cut(frame, region, bytes_per_pixel(frame.channels));
+    if (resize_.from != part.size) resize_ = plan_resize(part.size, spec_.input.size, spec_.input.resize);
+    preprocess(part, spec_.input, resize_, backend_->input());
+    const Clock::time_point preprocessed = Clock::now();
+
+    backend_->run();
+    const Clock::time_point ran = Clock::now();
+
+    Placement placement = resize_.placement;
+    placement.offset_x = static_cast<float>(region.x);
+    placement.offset_y = static_cast<float>(region.y);
+    const Point min_face{options_.min_face / placement.scale_x, options_.min_face / placement.scale_y};
+    Result result;
+    result.faces = non_max_suppression(
+        decode(heads(), priors_, spec_, spec_.input.size, options_.score_threshold, min_face), options_.nms);
+    for (Detection& face : result.faces) place(face, placement, region);
+    // What lay wholly outside has no area left.
+    result.faces.erase(std::remove_if(result.faces.begin(), result.faces.end(),
+                                      [](const Detection& face) {
+                                          return face.box.x1 >= face.box.x2 || face.box.y1 >= face.box.y2;
+                                      }),
+                       result.faces.end());
+    const Clock::time_point decoded = Clock::now();
+    result.timings = {milliseconds(start, preprocessed), milliseconds(preprocessed, ran),
+                      milliseconds(ran, decoded)};
+    return result;
+}
+
+}  // namespace edgeface

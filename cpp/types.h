@@ -1,0 +1,82 @@
+// Plain views and plain data that the stages hand to one another.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace edgeface {
+
+struct Size {
+    int width = 0;
+    int height = 0;
+
+    friend bool operator==(Size a, Size b) { return a.width == b.width && a.height == b.height; }
+    friend bool operator!=(Size a, Size b) { return !(a == b); }
+};
+
+// In frame pixels.
+struct Rect {
+    int x = 0;
+    int y = 0;
+    int width = 0;
+    int height = 0;
+};
+
+enum class Channels { bgr, rgb, bgra, rgba, gray };
+
+// What the caller passes: packed pixels of one byte a channel, rows any distance apart.
+struct Frame {
+    const std::uint8_t* pixels = nullptr;
+    Size size;
+    std::ptrdiff_t row_stride = 0;  // bytes; negative for a frame stored bottom up
+    Channels channels = Channels::bgr;
+};
+
+// Where preprocessing writes: the backend's own buffer, in whatever order the backend keeps it.
+struct InputView {
+    float* data = nullptr;
+    Size size;
+    int channels = 0;
+    std::ptrdiff_t channel_stride = 0;  // floats
+    std::ptrdiff_t row_stride = 0;
+    std::ptrdiff_t pixel_stride = 0;
+};
+
+// One head: a row for every prior.
+struct OutputView {
+    const float* data = nullptr;
+    int rows = 0;
+    int columns = 0;
+};
+
+// Network input pixels -> frame pixels: frame = input * scale + offset.
+struct Placement {
+    float scale_x = 1;
+    float scale_y = 1;
+    float offset_x = 0;
+    float offset_y = 0;
+};
+
+// Corners x1, y1, x2, y2.
+struct Box {
+    float x1 = 0;
+    float y1 = 0;
+    float x2 = 0;
+    float y2 = 0;
+};
+
+struct Point {
+    float x = 0;
+    float y = 0;
+};
+
+// A decoded prior, in network input pixels until it is placed in the frame.
+struct Detection {
+    Box box;
+    float score = 0;
+    int prior = 0;
+    std::array<Point, 5> landmarks{};
+};
+
+}  // namespace edgeface

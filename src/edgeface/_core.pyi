@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+class Spec:
+    def __init__(
+        self,
+        *,
+        width: int,
+        height: int,
+        channels: str,
+        mean: Sequence[float],
+        scale: Sequence[float],
+        resize: str,
+        strides: Sequence[int],
+        min_sizes: Sequence[Sequence[float]],
+        grid: str,
+        clip: bool,
+        variances: Sequence[float],
+        scores: str,
+        boxes: str,
+        landmarks: str,
+        encoding: str,
+        activation: str,
+    ) -> None: ...
+
+class Options:
+    def __init__(
+        self,
+        *,
+        score_threshold: float,
+        iou_threshold: float,
+        nms: str,
+        max_faces: int,
+        pre_nms_top_k: int,
+        min_face: float,
+    ) -> None: ...
+
+class Detector:
+    def __init__(self, backend: Any, spec: Spec, options: Options) -> None: ...
+    def detect(
+        self, frame: Pixels, channels: str, region: Sequence[int]
+    ) -> tuple[Floats, tuple[float, float, float]]: ...
+
+class Network:
+    def __init__(self, height: int, width: int, channels: int) -> None: ...
+    def conv(
+        self,
+        name: str,
+        data: int,
+        *,
+        weight: NDArray[Any],
+        bias: NDArray[Any],
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        pad: Sequence[int],
+        groups: int,
+        clamp: Sequence[float],
+        output: Sequence[int],
+    ) -> int: ...
+    def relu(self, name: str, data: int) -> int: ...
+    def add(self, name: str, a: int, b: int, *, clamp: Sequence[float]) -> int: ...
+    def concat(self, name: str, values: Sequence[int], *, axis: str) -> int: ...
+    def rows(self, name: str, data: int, *, columns: int) -> int: ...
+    def softmax(self, name: str, data: int) -> int: ...
+    def output(self, name: str, value: int) -> None: ...
+
+class Engine:
+    def __init__(self, network: Network, *, num_threads: int, isa: str) -> None: ...
+    def input(self) -> Floats: ...
+    def run(self) -> None: ...
+    def output(self, name: str) -> Floats: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def steps(self) -> list[tuple[str, str, tuple[int, int, int]]]: ...
+    @property
+    def arena_bytes(self) -> int: ...
+
+def preprocess(frame: Pixels, spec: Spec, channels: str) -> Floats: ...
+def make_priors(spec: Spec) -> Floats: ...
+def decode(
+    scores: Floats,
+    boxes: Floats,
+    landmarks: Floats | None,
+    spec: Spec,
+    score_threshold: float,
+    min_face: Sequence[float] = ...,
+) -> Floats: ...
+def non_max_suppression(candidates: Floats, options: Options) -> Floats: ...
+def isas() -> list[str]: ...

@@ -1,0 +1,95 @@
+"""The table of backends: what each opens, and why it cannot.
+
+A backend module offers `NAME`, `unavailable() -> str | None` (why it cannot be used here at all) and
+`open_graph(graph, num_threads) -> Backend`, which raises BackendError with the reason when it cannot run
+that network.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import BackendError
+from . import native, onnxruntime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ..graph import Graph
+
+
+class Backend(Protocol):
+    """A network ready to run."""
+
+    def input(self) -> NDArray[Any]:
+        """The (1, C, H, W) float32 array to fill before every run, in any memory order."""
+
+    def run(self) -> None: ...
+
+    def output(self, name: str) -> NDArray[Any]:
+        """A contiguous float32 array whose last axis is a row; valid until the input is written."""
+
+
+class BackendModule(Protocol):
+    """What this package expects of a module that offers a backend."""
+
+    NAME: str
+
+    def unavailable(self) -> str | None: ...
+
+    def open_graph(self, graph: Graph, num_threads: int) -> Backend: ...
+
+
+# In the order in which `auto` tries them.
+BACKENDS: dict[str, BackendModule] = {module.NAME: module for module in (native, onnxruntime)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that runs, and why every other one does not."""
+
+    name: str
+    refused: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, Choice]:
+    """The backend of that name, or for `auto` the first that runs the graph.
+
+    `auto` defers to the environment variable EDGEFACE_BACKEND where it is set.
+
+    Raises:
+        ValueError: There is no backend of that name.
+        BackendError: It, or under `auto` every one, cannot run the graph; says why.
+    """
+    if wanted == "auto":
+        wanted = os.environ.get("EDGEFACE_BACKEND") or "auto"
+    if wanted != "auto" and wanted not in BACKENDS:
+        raise ValueError(f"unknown backend {wanted!r}; expected auto, {', '.join(BACKENDS)}")
+    candidates = list(BACKENDS) if wanted == "auto" else [wanted]
+    refused = {name: f"{wanted} was asked for" for name in BACKENDS if name not in candidates}
+    for i, name in enumerate(candidates):
+        try:
+            backend = _open(BACKENDS[name], graph, num_threads)
+        except BackendError as error:
+            refused[name] = str(error)
+            continue
+        refused.update(
+            dict.fromkeys(candidates[i + 1 :], f"{name} comes first and runs this network")
+        )
+        return backend, Choice(name, refused)
+    reasons = "; ".join(f"{name}: {refused[name]}" for name in candidates)
+    raise BackendError(f"no backend runs this network. {reasons}")
+
+
+def _open(module: BackendModule, graph: Graph, num_threads: int) -> Backend:
+    reason = module.unavailable()
+    if reason is not None:
+        raise BackendError(reason)
+    return module.open_graph(graph, num_threads)

@@ -1,0 +1,322 @@
+"""FaceDetector: opens a model once, then turns frames into faces."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import _core, model
+from .backends import open_backend
+from .cpu import default_num_threads
+from .errors import ModelError
+from .faces import Faces
+from .spec import RESIZES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from .backends import Choice
+    from .spec import ModelSpec
+
+CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray")
+NMS = ("hard", "soft-linear", "soft-gaussian", "blending")
+# A frame beyond this (16384 x 16384) is a mistake; indices inside the core stay far from overflow.
+MAX_PIXELS = 1 << 28
+
+
+class Timings(NamedTuple):
+    """Milliseconds of one detect."""
+
+    preprocess: float
+    run: float
+    decode: float  # with NMS and the way back to frame pixels
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a detector was asked to work, checked; None stands for what the spec says."""
+
+    backend: str = "auto"
+    num_threads: int | None = None
+    input_size: tuple[int, int] | None = None
+    resize: str | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    nms: str = "hard"
+    max_faces: int = 750
+    pre_nms_top_k: int = 5000
+    min_face: float = 0.0
+    channels: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("nms", self.nms, NMS)
+        _check_choice("channels", self.channels, CHANNELS)
+        if self.resize is not None:
+            _check_choice("resize", self.resize, RESIZES)
+        _check_number("score_threshold", self.score_threshold, 0, 1)
+        _check_number("iou_threshold", self.iou_threshold, 0, 1)
+        _check_number("min_face", self.min_face, 0, math.inf)
+        _check_count("num_threads", self.num_threads, 1024)
+        _check_count("max_faces", self.max_faces)
+        _check_count("pre_nms_top_k", self.pre_nms_top_k)
+        if self.input_size is not None:
+            _check_size(self.input_size)
+
+
+class FaceDetector:
+    """Finds faces in frames.
+
+    Opening does everything that can fail: it reads and checks the file, finds a backend, builds the
+    priors and runs the network once. A detector may be used from several threads, which take turns;
+    one for each thread works in parallel. It can be pickled: the copy opens the same file.
+
+    Args:
+        path: A .tmfile or .onnx.
+        spec: What the model was trained with, or the file that says so. By default the .json of the
+            same name beside the model, the spec inside an ONNX file, or that of a published model.
+        backend: "auto", "native" or "onnxruntime". "auto" takes the first that runs the network and
+            defers to the environment variable EDGEFACE_BACKEND.
+        num_threads: By default min(cgroup quota, affinity mask, 4).
+        input_size: (width, height) of the network's input instead of the file's. Larger finds
+            smaller faces and takes longer in proportion.
+        resize: "stretch" or "letterbox", instead of what the model was trained with.
+        score_threshold: Faces with at least this score, 0 to 1. By default the spec's.
+        iou_threshold: Two boxes that overlap by more are one face, 0 to 1. By default the spec's.
+        nms: "hard", "soft-linear", "soft-gaussian" (Bodla et al., 2017) or "blending", which averages
+            the boxes of one face.
+        max_faces: The most faces returned, best first.
+        pre_nms_top_k: The most candidates that NMS looks at, best first.
+        min_face: The smallest face wanted, in frame pixels along the longer side of its box.
+        channels: What frames are: "bgr", "rgb", "bgra", "rgba" or "gray"; "auto" takes two dimensions
+            as gray, three channels as BGR and four as BGRA.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong.
+        FileNotFoundError: There is no such file.
+        ModelError: The file or its spec is damaged, unsupported, or they do not fit each other.
+        BackendError: No backend can run it; says why.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        spec: ModelSpec | str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        num_threads: int | None = None,
+        input_size: tuple[int, int] | None = None,
+        resize: str | None = None,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        nms: str = "hard",
+        max_faces: int = 750,
+        pre_nms_top_k: int = 5000,
+        min_face: float = 0.0,
+        channels: str = "auto",
+    ) -> None:
+        options = Options(
+            backend=backend,
+            num_threads=num_threads,
+            input_size=input_size,
+            resize=resize,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            nms=nms,
+            max_faces=max_faces,
+            pre_nms_top_k=pre_nms_top_k,
+            min_face=min_face,
+            channels=channels,
+        )
+        self._reopen = (os.fspath(path), spec, options)
+        opened = model.load(path, spec)
+        if options.input_size is not None:
+            opened = opened.resized(*options.input_size)
+        self._model = opened
+        self._channels = options.channels
+        self._spec = _with_options(opened.spec, options)
+        self._num_threads = options.num_threads or default_num_threads()
+        runner, self._backend = open_backend(opened.graph, options.backend, self._num_threads)
+        try:
+            self._core: _core.Detector | None = _core.Detector(
+                runner, model.core_spec(self._spec), _core_options(self._spec, options)
+            )
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        self._timings = Timings(0.0, 0.0, 0.0)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model was trained with, with the input size, resize and thresholds in use."""
+        return self._spec
+
+    @property
+    def backend(self) -> Choice:
+        """The backend in use (`str()` of it is its name), and why every other one is not."""
+        return self._backend
+
+    @property
+    def num_threads(self) -> int:
+        return self._num_threads
+
+    @property
+    def timings(self) -> Timings:
+        """Milliseconds of the last detect; zeros before the first."""
+        return self._timings
+
+    def detect(
+        self, frame: NDArray[np.uint8], *, roi: tuple[int, int, int, int] | None = None
+    ) -> Faces:
+        """The faces in a frame, best score first; none gives an empty Faces.
+
+        Args:
+            frame: (H, W, 3) uint8 in BGR order, or as `channels` says. Rows may be any distance
+                apart without a copy; pixels that are not packed are copied.
+            roi: x, y, width, height in frame pixels: look only there. Boxes stay in frame pixels
+                and end at its edges.
+
+        Raises:
+            TypeError, ValueError: The frame or roi is not such.
+            BackendError: The runtime failed.
+        """
+        if self._core is None:
+            raise ValueError("the detector is closed")
+        frame, channels = _checked_frame(frame, self._channels)
+        rows, timings = self._core.detect(frame, channels, _checked_roi(roi, frame))
+        self._timings = Timings(*timings)
+        return Faces(rows)
+
+    def detect_batch(self, frames: Iterable[NDArray[np.uint8]]) -> list[Faces]:
+        """The faces of every frame, in order; frames may differ in size.
+
+        One after the other: each frame already uses all of `num_threads`.
+        """
+        return [self.detect(frame) for frame in frames]
+
+    def close(self) -> None:
+        """Frees the network; detect raises ValueError from then on."""
+        self._core = None
+
+    def __enter__(self) -> FaceDetector:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, self._reopen
+
+    def __repr__(self) -> str:
+        size = f"{self._spec.input.width}x{self._spec.input.height}"
+        return (
+            f"FaceDetector({self._reopen[0]!r}: {size}, {self._backend}, {self._num_threads} thread"
+            f"{'' if self._num_threads == 1 else 's'})"
+        )
+
+
+def _reopened(
+    path: str, spec: ModelSpec | str | os.PathLike[str] | None, options: Options
+) -> FaceDetector:
+    return FaceDetector(path, spec=spec, **vars(options))
+
+
+def _with_options(spec: ModelSpec, options: Options) -> ModelSpec:
+    if options.resize is not None:
+        spec = replace(spec, input=replace(spec.input, resize=options.resize))
+    if options.score_threshold is not None:
+        spec = replace(spec, score_threshold=float(options.score_threshold))
+    if options.iou_threshold is not None:
+        spec = replace(spec, iou_threshold=float(options.iou_threshold))
+    return spec
+
+
+def _core_options(spec: ModelSpec, options: Options) -> _core.Options:
+    return _core.Options(
+        score_threshold=spec.score_threshold,
+        iou_threshold=spec.iou_threshold,
+        nms=options.nms,
+        max_faces=options.max_faces,
+        pre_nms_top_k=options.pre_nms_top_k,
+        min_face=options.min_face,
+    )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a number")
+    # Not `low <= value <= high` turned round: NaN must fail.
+    if not (low <= float(value) <= high and math.isfinite(float(value))):
+        raise ValueError(f"{name} is {value}; expected {low} to {high}")
+
+
+def _check_count(name: str, value: object, most: int = 2**31 - 1) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a whole number")
+    if not 1 <= int(value) <= most:
+        raise ValueError(f"{name} is {value}; expected 1 to {most}")
+
+
+def _check_size(size: object) -> None:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"input_size is {size!r}; expected (width, height)")
+    for name, value in zip(("input width", "input height"), size):
+        _check_count(name, value, 1 << 14)
+
+
+def _checked_frame(frame: object, channels: str) -> tuple[NDArray[np.uint8], str]:
+    """The frame as the core takes it, and what its channels are."""
+    if not isinstance(frame, np.ndarray):
+        raise TypeError(
+            f"the frame is a {type(frame).__name__}; expected a NumPy array "
+            "(cv2.imread gives None for a file it cannot read)"
+        )
+    if frame.dtype != np.uint8:
+        raise TypeError(f"the frame is {frame.dtype}; expected uint8")
+    counts = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1}
+    count = 1 if frame.ndim == 2 else frame.shape[2] if frame.ndim == 3 else 0
+    if channels == "auto":
+        channels = {1: "gray", 3: "bgr", 4: "bgra"}.get(count, "bgr")
+    if counts[channels] != count:
+        wanted = "(H, W)" if channels == "gray" else f"(H, W, {counts[channels]})"
+        raise ValueError(f"the frame has shape {frame.shape}; expected {wanted} for {channels}")
+    height, width = frame.shape[:2]
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"the frame is {width}x{height}; expected 1 to {MAX_PIXELS} pixels")
+    packed = frame.strides[1] == count and (frame.ndim == 2 or frame.strides[2] == 1)
+    return (frame if packed else np.ascontiguousarray(frame)), channels
+
+
+def _checked_roi(roi: object, frame: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    height, width = frame.shape[:2]
+    if roi is None:
+        return 0, 0, width, height
+    if not isinstance(roi, (tuple, list, np.ndarray)) or len(roi) != 4:
+        raise TypeError(f"roi is {roi!r}; expected (x, y, width, height)")
+    for value in roi:
+        if not isinstance(value, numbers.Integral):
+            raise TypeError(f"roi is {roi!r}; expected whole frame pixels")
+    x, y, w, h = map(int, roi)
+    if not (0 <= x < width and 0 <= y < height and 1 <= w <= width - x and 1 <= h <= height - y):
+        raise ValueError(f"roi {(x, y, w, h)} does not lie inside the {width}x{height} frame")
+    return x, y, w, h

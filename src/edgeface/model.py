@@ -1,0 +1,153 @@
+"""A model file opened: its network and what it was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import _core, zoo
+from . import spec as specs
+from .errors import ModelError
+from .formats import onnx, tmfile
+
+if TYPE_CHECKING:
+    import os
+
+    from .graph import Graph
+    from .spec import ModelSpec
+
+READERS = {".tmfile": tmfile.read, ".onnx": onnx.read}
+METADATA_KEY = "edgeface.spec"
+# The largest of these networks is about 110 MB; a file beyond this is not one of them.
+MAX_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and its spec, which fit each other in name and input size."""
+
+    path: Path
+    graph: Graph
+    spec: ModelSpec
+    spec_source: str  # where the spec came from, for people
+
+    def resized(self, width: int, height: int) -> Model:
+        if self.graph.input_size == (width, height):
+            return self
+        try:
+            graph = self.graph.resized(width, height)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: no input of {width}x{height}: {error}") from None
+        return Model(self.path, graph, self.spec.resized(width, height), self.spec_source)
+
+
+def load(
+    path: str | os.PathLike[str], spec: ModelSpec | str | os.PathLike[str] | None = None
+) -> Model:
+    """Reads a .tmfile or .onnx and finds its spec.
+
+    The spec is `spec` (one, or its file), else the .json of the same name beside the model, else
+    the one inside the ONNX metadata, else that of a published network with exactly these outputs.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModelError: The file is damaged or unsupported, or it has no spec or one that does not fit.
+    """
+    path = Path(path)
+    data, graph = read_graph(path)
+    found, source = _find_spec(path, data, graph, spec)
+    try:
+        _check_fit(data, graph, found)
+        if path.suffix.lower() == ".onnx":
+            _check_decoding(data, found)
+    except ModelError as error:
+        raise ModelError(f"{path} with the spec from {source}: {error}") from None
+    return Model(path, graph, found, source)
+
+
+def read_graph(path: Path) -> tuple[bytes, Graph]:
+    """The file's bytes and the network in them."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ModelError(f"{path}: unknown kind of model; expected {' or '.join(READERS)}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ModelError(f"{path}: {path.stat().st_size} bytes; expected at most {MAX_FILE_BYTES}")
+    data = path.read_bytes()
+    try:
+        return data, reader(data)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _find_spec(
+    path: Path, data: bytes, graph: Graph, given: ModelSpec | str | os.PathLike[str] | None
+) -> tuple[ModelSpec, str]:
+    if isinstance(given, specs.ModelSpec):
+        return given, "the caller"
+    sidecar = path.with_suffix(".json") if given is None else Path(given)
+    if given is not None or sidecar.is_file():
+        return specs.read(sidecar), str(sidecar)
+    if path.suffix.lower() == ".onnx" and METADATA_KEY in (metadata := onnx.read_metadata(data)):
+        return specs.from_json(metadata[METADATA_KEY]), "the file's metadata"
+    published = zoo.recognised(graph)
+    if published is not None:
+        return published, f"the published {published.name} models"
+    outputs = ", ".join(f"{name} {graph.tensors[name].shape}" for name in graph.outputs)
+    raise ModelError(
+        f"{path}: no spec, and no published model has these outputs: {outputs}. Write one beside it: "
+        f"edgeface info {path} --write-spec {zoo.FAMILIES[0]}, then edit {sidecar.name}"
+    )
+
+
+def _check_fit(data: bytes, graph: Graph, spec: ModelSpec) -> None:
+    """What can be told without running the network; the detector checks the heads."""
+    digest = hashlib.sha256(data).hexdigest()
+    if spec.sha256 not in (None, digest):
+        raise ModelError(f"the file's sha256 is {digest}; the spec is for {spec.sha256}")
+    size = (spec.input.width, spec.input.height)
+    if size != graph.input_size:
+        raise ModelError(f"the network's input is {graph.input_size}, the spec's {size}")
+    if spec.input.name != graph.input:
+        raise ModelError(f"the network's input is '{graph.input}', the spec's '{spec.input.name}'")
+    heads = [spec.heads.scores, spec.heads.boxes]
+    heads += [spec.heads.landmarks] if spec.heads.landmarks is not None else []
+    missing = [name for name in heads if name not in graph.outputs]
+    if missing:
+        raise ModelError(f"the network has outputs {graph.outputs}; the spec names {missing[0]!r}")
+
+
+def _check_decoding(data: bytes, spec: ModelSpec) -> None:
+    """Where an ONNX file decodes its boxes itself, its priors are known: the spec must have the same."""
+    decoding = onnx.read_decoding(data)
+    if decoding is None:
+        return
+    priors = _core.make_priors(core_spec(spec))
+    same = priors.shape == decoding.priors.shape and np.allclose(priors, decoding.priors, atol=1e-5)
+    if not same or not np.allclose(spec.priors.variances, decoding.variances, rtol=1e-3):
+        raise ModelError("the priors or variances inside the file are not the spec's")
+
+
+def core_spec(spec: ModelSpec) -> _core.Spec:
+    """The spec in the form that the C++ core takes."""
+    return _core.Spec(
+        width=spec.input.width,
+        height=spec.input.height,
+        channels=spec.input.channels,
+        mean=spec.input.mean,
+        scale=spec.input.scale,
+        resize=spec.input.resize,
+        strides=spec.priors.strides,
+        min_sizes=spec.priors.min_sizes,
+        grid=spec.priors.grid,
+        clip=spec.priors.clip,
+        variances=spec.priors.variances,
+        scores=spec.heads.scores,
+        boxes=spec.heads.boxes,
+        landmarks=spec.heads.landmarks or "",
+        encoding=spec.heads.encoding,
+        activation=spec.heads.activation,
+    )
