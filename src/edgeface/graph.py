@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
@@ -147,9 +148,6 @@ class Graph:
     def is_quantized(self) -> bool:
         return any(tensor.quantization is not None for tensor in self.tensors.values())
 
-    def consumers(self, name: str) -> list[Node]:
-        return [node for node in self.nodes if name in node.inputs]
-
     def multiply_adds(self, node: Node) -> int:
         """Multiply-adds of one convolution, counted as the papers do: padding included; 0 for the rest."""
         if not isinstance(node.op, Conv):
@@ -186,11 +184,12 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
 
 def fuse_activations(graph: Graph) -> Graph:
     """Relu nodes merged into the Conv or Add before them, where nothing else reads the value between."""
+    reads = Counter(name for node in graph.nodes for name in node.inputs)
     relu_after = {
         node.inputs[0]: node
         for node in graph.nodes
         if isinstance(node.op, Relu) and node.inputs[0] not in graph.outputs
-        if len(graph.consumers(node.inputs[0])) == 1
+        if reads[node.inputs[0]] == 1
     }
     nodes: list[Node] = []
     dropped: set[str] = set()
