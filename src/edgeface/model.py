@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from .formats import onnx, tmfile
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from .graph import Graph
     from .spec import ModelSpec
 
-READERS = {".tmfile": tmfile.read, ".onnx": onnx.read}
 METADATA_KEY = "edgeface.spec"
 # The largest of these networks is about 110 MB; a file beyond this is not one of them.
 MAX_FILE_BYTES = 1 << 30
@@ -58,41 +58,67 @@ def load(
         ModelError: The file is damaged or unsupported, or it has no spec or one that does not fit.
     """
     path = Path(path)
-    data, graph = read_graph(path)
-    found, source = _find_spec(path, data, graph, spec)
+    opened = _opened(path)
+    found, source = _find_spec(path, opened, spec)
     try:
-        _check_fit(data, graph, found)
-        if path.suffix.lower() == ".onnx":
-            _check_decoding(data, found)
+        _check_fit(opened, found)
+        _check_decoding(opened, found)
     except ModelError as error:
         raise ModelError(f"{path} with the spec from {source}: {error}") from None
-    return Model(path, graph, found, source)
+    return Model(path, opened.graph, found, source)
 
 
 def read_graph(path: Path) -> tuple[bytes, Graph]:
     """The file's bytes and the network in them."""
-    reader = READERS.get(path.suffix.lower())
+    opened = _opened(path)
+    return opened.data, opened.graph
+
+
+class _Opened(NamedTuple):
+    """A file's bytes and all that was found in them."""
+
+    data: bytes
+    graph: Graph
+    decoding: onnx.Decoding | None
+    metadata: Mapping[str, str]
+
+
+def _opened(path: Path) -> _Opened:
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ModelError(f"{path}: unknown kind of model; expected {' or '.join(READERS)}")
+        raise ModelError(f"{path}: unknown kind of model; expected {' or '.join(_READERS)}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f"{path}: {path.stat().st_size} bytes; expected at most {MAX_FILE_BYTES}")
     data = path.read_bytes()
     try:
-        return data, reader(data)
+        return reader(data)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
 
 
+def _from_tmfile(data: bytes) -> _Opened:
+    return _Opened(data, tmfile.read(data), None, {})
+
+
+def _from_onnx(data: bytes) -> _Opened:
+    found = onnx.load(data)
+    return _Opened(data, found.graph, found.decoding, found.metadata)
+
+
+_READERS = {".tmfile": _from_tmfile, ".onnx": _from_onnx}
+
+
 def _find_spec(
-    path: Path, data: bytes, graph: Graph, given: ModelSpec | str | os.PathLike[str] | None
+    path: Path, opened: _Opened, given: ModelSpec | str | os.PathLike[str] | None
 ) -> tuple[ModelSpec, str]:
     if isinstance(given, specs.ModelSpec):
         return given, "the caller"
     sidecar = path.with_suffix(".json") if given is None else Path(given)
     if given is not None or sidecar.is_file():
         return specs.read(sidecar), str(sidecar)
-    if path.suffix.lower() == ".onnx" and METADATA_KEY in (metadata := onnx.read_metadata(data)):
-        return specs.from_json(metadata[METADATA_KEY]), "the file's metadata"
+    if METADATA_KEY in opened.metadata:
+        return specs.from_json(opened.metadata[METADATA_KEY]), "the file's metadata"
+    graph = opened.graph
     published = zoo.recognised(graph)
     if published is not None:
         return published, f"the published {published.name} models"
@@ -103,9 +129,10 @@ def _find_spec(
     )
 
 
-def _check_fit(data: bytes, graph: Graph, spec: ModelSpec) -> None:
+def _check_fit(opened: _Opened, spec: ModelSpec) -> None:
     """What can be told without running the network; the detector checks the heads."""
-    digest = hashlib.sha256(data).hexdigest()
+    graph = opened.graph
+    digest = hashlib.sha256(opened.data).hexdigest()
     if spec.sha256 not in (None, digest):
         raise ModelError(f"the file's sha256 is {digest}; the spec is for {spec.sha256}")
     size = (spec.input.width, spec.input.height)
@@ -120,9 +147,9 @@ def _check_fit(data: bytes, graph: Graph, spec: ModelSpec) -> None:
         raise ModelError(f"the network has outputs {graph.outputs}; the spec names {missing[0]!r}")
 
 
-def _check_decoding(data: bytes, spec: ModelSpec) -> None:
+def _check_decoding(opened: _Opened, spec: ModelSpec) -> None:
     """Where an ONNX file decodes its boxes itself, its priors are known: the spec must have the same."""
-    decoding = onnx.read_decoding(data)
+    decoding = opened.decoding
     if decoding is None:
         return
     priors = _core.make_priors(core_spec(spec))

@@ -1,0 +1,843 @@
+"""ONNX -> Graph.
+
+In order: the file is checked, its nodes become calls with resolved names, and one walk over the calls
+folds what is constant, sets a box decoder's steps aside and makes nodes of the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ...errors import ModelError
+from ...graph import (
+    MAX_ELEMENTS,
+    Add,
+    Concat,
+    Conv,
+    Graph,
+    Node,
+    Op,
+    Relu,
+    Reshape,
+    Shape,
+    Softmax,
+    Tensor,
+    Transpose,
+    fuse_activations,
+    infer_shape,
+    pruned,
+)
+from .. import protobuf
+from .decoding import Decoding, Step, identify
+from .records import (
+    ATTRIBUTE_TYPES,
+    DTYPES,
+    EXTERNAL,
+    FLOAT,
+    INT32,
+    INT64,
+    AttributeProto,
+    DimensionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+OPSETS = range(7, 25)  # BatchNormalization's and Dropout's inference form .. what 2026's onnx knows
+FIRST_IR = 3  # older files do not say which operator set they mean
+MAX_NODES = 4096  # RFB-320 has 290, most of them shape arithmetic
+MAX_RANK = 8
+MAX_INPUTS = 64  # of one node; a detector's widest Concat has fewer than ten
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """What an ONNX file holds; where it decodes boxes, that output of `graph` gives raw offsets."""
+
+    graph: Graph
+    decoding: Decoding | None  # what was cut off, None where the file has none
+    metadata: dict[str, str]  # its metadata_props
+
+
+def read(data: bytes) -> Graph:
+    """The network in an ONNX file; where the file decodes boxes, that output gives raw offsets."""
+    return load(data).graph
+
+
+def load(data: bytes) -> Imported:
+    """All that is wanted of an ONNX file, which is parsed once."""
+    model = _model(data)
+    graph, decoding = _network(model)
+    return Imported(graph, decoding, _metadata(model))
+
+
+def _network(model: ModelProto) -> tuple[Graph, Decoding | None]:
+    graph = cast("GraphProto", model.graph)
+    constants = _initializers(graph)
+    source, shape = _input(graph, constants)
+    calls, names = _calls(graph, [source, *constants])
+    outputs = _outputs(graph)
+    walk = _Walk(source, shape, constants, _uses(calls, names, outputs), _opset(model))
+    for call in calls:
+        walk.visit(call)
+    return walk.finish({name: names.get(name, name) for name in outputs})
+
+
+def _metadata(model: ModelProto) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    for entry in model.metadata_props:
+        if entry.key in metadata:
+            raise ModelError(f"the file's metadata has '{entry.key}' twice")
+        metadata[entry.key] = entry.value
+    return metadata
+
+
+def _model(data: bytes) -> ModelProto:
+    model = protobuf.parse(ModelProto, data)
+    if model.ir_version < FIRST_IR:
+        raise ModelError(f"this is no ONNX file, or one older than IR version {FIRST_IR}")
+    if model.functions:
+        raise ModelError("the file defines functions of its own, which are not supported")
+    _opset(model)
+    if model.graph is None:
+        raise ModelError("the file has no graph")
+    return model
+
+
+def _opset(model: ModelProto) -> int:
+    versions = [entry.version for entry in model.opset_import if _is_onnx(entry.domain)]
+    if len(versions) != 1:
+        raise ModelError(f"the file names {len(versions)} versions of ONNX's operators, not one")
+    if versions[0] not in OPSETS:
+        supported = f"{OPSETS[0]} to {OPSETS[-1]}"
+        raise ModelError(f"the file uses operator set {versions[0]}; {supported} are supported")
+    return versions[0]
+
+
+def _is_onnx(domain: str) -> bool:
+    return domain in ("", "ai.onnx")
+
+
+def _initializers(graph: GraphProto) -> dict[str, Array]:
+    if graph.sparse_initializer:
+        raise ModelError("the file has sparse constants, which are not supported")
+    constants: dict[str, Array] = {}
+    for tensor in graph.initializer:
+        if not tensor.name or tensor.name in constants:
+            raise ModelError(f"the constant '{tensor.name}' has no name of its own")
+        constants[tensor.name] = _array(tensor, f"constant '{tensor.name}'")
+    return constants
+
+
+def _array(tensor: TensorProto, where: str) -> Array:
+    """The tensor's values; `where` names it in errors."""
+    if tensor.data_location == EXTERNAL or tensor.external_data:
+        raise ModelError(f"{where} lies in another file; save the model with its weights inside")
+    if tensor.data_type not in DTYPES:
+        raise ModelError(f"{where} has data type {tensor.data_type}, not float, int32 or int64")
+    dims = tensor.dims
+    # A zero must not hide an absurd size beside it: NumPy multiplies the others all the same.
+    if len(dims) > MAX_RANK or min(dims, default=0) < 0:
+        raise ModelError(f"{where} has bad dimensions {dims[: MAX_RANK + 1]}")
+    if math.prod(max(size, 1) for size in dims) > MAX_ELEMENTS:
+        raise ModelError(f"{where} is too large: {dims}")
+    values = _stored(tensor, where)
+    if values.size != math.prod(dims):
+        raise ModelError(f"{where} has {values.size} values, but its dimensions are {dims}")
+    return values.reshape(dims)
+
+
+def _stored(tensor: TensorProto, where: str) -> Array:
+    """The tensor's flat values, from the one field that holds them."""
+    typed = {FLOAT: "float_data", INT32: "int32_data", INT64: "int64_data"}
+    filled = [name for name in ("raw_data", *typed.values()) if len(getattr(tensor, name))]
+    dtype = DTYPES[tensor.data_type]
+    if not filled:
+        return np.empty(0, dtype.newbyteorder("="))
+    if len(filled) > 1 or filled[0] not in ("raw_data", typed[tensor.data_type]):
+        raise ModelError(f"{where} of data type {tensor.data_type} is stored in {filled}")
+    values = getattr(tensor, filled[0])
+    if filled[0] == "raw_data":
+        if len(values) % dtype.itemsize:
+            raise ModelError(f"{where} has {len(values)} bytes, not a multiple of {dtype.itemsize}")
+        return np.frombuffer(values, dtype).astype(dtype.newbyteorder("="), copy=False)
+    wide = values if tensor.data_type == FLOAT else np.array(values, np.int64)
+    return _cast(wide, dtype.newbyteorder("="), where)
+
+
+def _cast(values: Array, dtype: np.dtype[Any], where: str) -> Array:
+    """Values in another type; floats are cut towards zero, and nothing may wrap around."""
+    if dtype.kind == "i" and values.size:
+        limits = np.iinfo(np.int32 if values.dtype.kind == "f" else dtype)
+        # Written so that a NaN fails it too.
+        if not (values.min().item() >= limits.min and values.max().item() <= limits.max):
+            raise ModelError(f"{where} has values that do not fit into {dtype}")
+    return values.astype(dtype, copy=False)
+
+
+def _input(graph: GraphProto, constants: Mapping[str, Array]) -> tuple[str, Shape]:
+    """The name and shape of the one input that is not merely a constant's declaration."""
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1 or not inputs[0].name:
+        names = ", ".join(f"'{value.name}'" for value in inputs[:8]) or "none"
+        raise ModelError(f"a detector has one input, this network has {len(inputs)}: {names}")
+    name, kind = inputs[0].name, inputs[0].type
+    tensor = kind.tensor_type if kind is not None else None
+    if tensor is None or tensor.shape is None or tensor.elem_type != FLOAT:
+        raise ModelError(f"input '{name}' is not declared as a float tensor with a shape")
+    return name, _input_shape(name, tensor.shape.dim)
+
+
+def _input_shape(name: str, dims: list[DimensionProto]) -> Shape:
+    if len(dims) != 4:
+        raise ModelError(
+            f"input '{name}' has {len(dims)} dimensions, not batch, channels, height, width"
+        )
+    sizes = [dim.dim_value or 0 for dim in dims]
+    for what, size, dim in zip(("channels", "height", "width"), sizes[1:], dims[1:]):
+        if size < 1:
+            given = dim.dim_param or size
+            raise ModelError(
+                f"input '{name}' has no fixed {what} but '{given}'; export the model for one size"
+            )
+    if sizes[0] > 1:
+        raise ModelError(f"input '{name}' has batch size {sizes[0]}, not 1")
+    if math.prod(sizes[1:]) > MAX_ELEMENTS:
+        raise ModelError(f"input '{name}' is too large: {sizes}")
+    return (1, *sizes[1:])
+
+
+def _outputs(graph: GraphProto) -> list[str]:
+    names = [value.name for value in graph.output]
+    if not names or not all(names) or len(set(names)) != len(names):
+        raise ModelError(f"the network's outputs have no names of their own: {names[:8]}")
+    return names
+
+
+# --- From nodes of the file to calls with resolved names -----------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A node of the file, checked: one output, every input made before it, "" for an absent one."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, AttributeProto]
+
+    def __str__(self) -> str:
+        return f"{self.kind} '{self.name}'"
+
+    def input(self, index: int) -> str:
+        """The input's name, "" where the call does not give it."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def integer(self, name: str, default: int) -> int:
+        return cast("int", self.value(name, "i", default))
+
+    def real(self, name: str, default: float) -> float:
+        return cast("float", self.value(name, "f", default))
+
+    def integers(self, name: str, default: Iterable[int]) -> tuple[int, ...]:
+        values = tuple(self.value(name, "ints", default))
+        self.require(len(values) <= MAX_RANK, f"has {len(values)} {name}")
+        return values
+
+    def pair(self, name: str) -> tuple[int, int]:
+        first, second = self._sized(name, 2, (1, 1))
+        return first, second
+
+    def pads(self) -> tuple[int, int, int, int]:
+        top, left, bottom, right = self._sized("pads", 4, (0, 0, 0, 0))
+        return top, left, bottom, right
+
+    def text(self, name: str, default: str) -> str:
+        value = cast("bytes", self.value(name, "s", default.encode()))
+        return value.decode("ascii", "replace")
+
+    def require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ModelError(f"{self} {message}")
+
+    def _sized(self, name: str, count: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        values = self.integers(name, default)
+        self.require(len(values) == count, f"has {len(values)} {name}; 2-D needs {count}")
+        return values
+
+    def value(self, name: str, field: str, default: Any) -> Any:
+        if name not in self.attributes:
+            return default
+        attribute = self.attributes[name]
+        value = getattr(attribute, field)
+        fits = attribute.type == ATTRIBUTE_TYPES[field] and value is not None
+        self.require(fits, f"has attribute '{name}' of the wrong type")
+        return value
+
+
+def _calls(graph: GraphProto, given: list[str]) -> tuple[list[_Call], dict[str, str]]:
+    """The nodes that compute something, and the names that merely stand for others."""
+    if len(graph.node) > MAX_NODES:
+        raise ModelError(f"the network has {len(graph.node)} nodes, over the limit of {MAX_NODES}")
+    calls: list[_Call] = []
+    names: dict[str, str] = {}
+    made = set(given)
+    for node in graph.node:
+        call = _call(node, names)
+        for name in call.inputs:
+            call.require(not name or name in made, f"reads '{name}' before anything makes it")
+        call.require(call.output not in made, f"writes to '{call.output}', which is taken")
+        made.add(call.output)
+        if call.kind in ("Identity", "Dropout"):
+            names[call.output] = _passed_through(call)
+        else:
+            calls.append(call)
+    return calls, names
+
+
+def _call(node: NodeProto, names: Mapping[str, str]) -> _Call:
+    label = f"{node.op_type} '{node.name or ''.join(node.output[:1])}'"
+    if not _is_onnx(node.domain):
+        raise ModelError(f"{label} is of domain '{node.domain}', not one of ONNX's operators")
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if len(attributes) != len(node.attribute):
+        raise ModelError(f"{label} has an attribute twice")
+    for attribute in node.attribute:
+        if attribute.g is not None or attribute.graphs or attribute.ref_attr_name:
+            raise ModelError(f"{label} has a graph of its own, which is not supported")
+    if node.op_type not in _ATTRIBUTES:
+        raise ModelError(f"{label} is not supported")
+    for name in attributes:
+        if name not in _ATTRIBUTES[node.op_type]:
+            raise ModelError(f"{label} has the unknown attribute '{name}'")
+    named = sum(map(bool, node.output))
+    # Dropout's mask and BatchNormalization's statistics matter in training only.
+    if not node.output or not node.output[0] or (named > 1 and node.op_type != "Dropout"):
+        raise ModelError(f"{label} has {named} named outputs; one, the first, is supported")
+    if len(node.input) > MAX_INPUTS:
+        raise ModelError(f"{label} has {len(node.input)} inputs, over the limit of {MAX_INPUTS}")
+    inputs = tuple(names.get(name, name) for name in node.input)
+    return _Call(node.op_type, node.name or node.output[0], inputs, node.output[0], attributes)
+
+
+def _passed_through(call: _Call) -> str:
+    trains = call.kind == "Dropout" and bool(call.input(2))
+    call.require(bool(call.input(0)) and not trains, "does not simply pass its input on")
+    return call.inputs[0]
+
+
+def _uses(calls: list[_Call], names: Mapping[str, str], outputs: list[str]) -> Counter[str]:
+    """How often each value is read; asking for its shape does not count."""
+    uses = Counter(names.get(name, name) for name in outputs)
+    for call in calls:
+        uses.update(call.inputs if call.kind != "Shape" else ())
+    return uses
+
+
+# --- From calls to the graph ---------------------------------------------------------------------
+
+
+class _Walk:
+    """What is known while the calls are visited in order."""
+
+    def __init__(
+        self, source: str, shape: Shape, constants: dict[str, Array], uses: Counter[str], opset: int
+    ) -> None:
+        self.source = source
+        self.constants = constants
+        self.uses = uses
+        self.opset = opset
+        self.nodes: list[Node] = []
+        self.makers: dict[str, int] = {}  # value -> index of its node
+        self.late: dict[str, Step] = {}
+        self.shapes = {name: values.shape for name, values in constants.items()}
+        self.shapes[source] = shape
+        # Folding makes weights anew at most once each; shape arithmetic is tiny. A file that wants
+        # more is one that grows a small constant into the machine's memory.
+        self.budget = (1 << 20) + sum(values.size for values in constants.values())
+
+    def visit(self, call: _Call) -> None:
+        if call.kind in _FOLDS and self.is_known(call):
+            self.define(call.output, _FOLDS[call.kind](self, call))
+        elif self.is_late(call):
+            self.late[call.output] = _LATE[call.kind](self, call)
+        else:
+            call.require(call.kind in _OPS, "is not supported on values that are not constant")
+            _OPS[call.kind](self, call)
+
+    def is_known(self, call: _Call) -> bool:
+        known = all(name in self.constants for name in call.inputs if name)
+        return known or call.kind == "Shape"
+
+    def is_late(self, call: _Call) -> bool:
+        if call.kind == "Concat":
+            return any(name in self.late for name in call.inputs)
+        if call.kind == "Add":
+            return any(name in self.late or name in self.constants for name in call.inputs)
+        return call.kind in _LATE
+
+    def spend(self, call: _Call, count: int) -> None:
+        """Called before memory is taken."""
+        self.budget -= count
+        call.require(self.budget >= 0, "folds constants into more values than the file holds")
+
+    def define(self, name: str, values: Array) -> None:
+        self.constants[name] = values
+        self.shapes[name] = values.shape
+
+    def constant(self, call: _Call, index: int, dtype: type[np.generic]) -> Array:
+        values = self.constants.get(call.input(index))
+        if values is None or values.dtype != dtype:
+            kind = np.dtype(dtype).name
+            raise ModelError(f"{call} needs a {kind} constant as input {index}")
+        return values
+
+    def indices(self, call: _Call, index: int) -> list[int]:
+        """A constant list of integers."""
+        values = self.constants.get(call.input(index))
+        if values is None or values.dtype.kind != "i" or values.ndim > 1:
+            raise ModelError(f"{call} needs a constant list of integers as input {index}")
+        call.require(values.size <= MAX_RANK, f"lists {values.size} axes or sizes")
+        return [int(value) for value in values.reshape(-1)]
+
+    def data(self, call: _Call, index: int = 0) -> Shape:
+        """The shape of an input that the network computes."""
+        name = call.input(index)
+        if name in self.late:
+            raise ModelError(f"{self.late[name].label} is supported only in SSD box decoding")
+        call.require(bool(name) and name not in self.constants, f"needs data as input {index}")
+        return self.shapes[name]
+
+    def axis(self, call: _Call, axis: int, rank: int) -> int:
+        call.require(-rank <= axis < rank, f"has axis {axis} of {rank}")
+        return axis % rank
+
+    def emit(self, call: _Call, op: Op, inputs: tuple[str, ...]) -> None:
+        call.require(all(inputs), "lacks an input")
+        node = Node(op, call.name, inputs, call.output)
+        self.shapes[call.output] = infer_shape(node, [self.shapes[name] for name in inputs])
+        self.makers[call.output] = len(self.nodes)
+        self.nodes.append(node)
+
+    def maker(self, call: _Call, kinds: tuple[type[Op], ...]) -> Node:
+        """The node before `call`, when it can absorb it: one of these kinds, and read by nothing else."""
+        self.data(call)
+        index = self.makers.get(call.inputs[0])
+        node = None if index is None else self.nodes[index]
+        fits = node is not None and isinstance(node.op, kinds) and self.uses[node.output] == 1
+        names = " or ".join(kind.__name__ for kind in kinds)
+        call.require(fits, f"must follow a {names} whose output nothing else reads")
+        assert node is not None
+        plain = cast("Conv | Add", node.op).activation == "none"
+        call.require(plain, f"follows {node.kind} '{node.name}', which has an activation already")
+        return node
+
+    def absorb(self, call: _Call, node: Node, **changes: Any) -> None:
+        """`node` now also does the work of `call`."""
+        index = self.makers[node.output]
+        self.nodes[index] = dataclasses.replace(node, output=call.output, **changes)
+        self.makers[call.output] = index
+        self.shapes[call.output] = self.shapes[node.output]
+
+    def fresh(self, name: str) -> str:
+        while name in self.shapes or name in self.uses:
+            name += "_"
+        return name
+
+    def finish(self, outputs: Mapping[str, str]) -> tuple[Graph, Decoding | None]:
+        """The graph; `outputs` maps the names of outputs to those of the values behind them."""
+        decoding: Decoding | None = None
+        renamed: dict[str, str] = {}
+        for name, value in outputs.items():
+            if value in self.late:
+                if decoding is not None:
+                    raise ModelError(f"output '{name}' is a second one with box decoding")
+                value, decoding = identify(  # noqa: PLW2901
+                    name, value, self.late.values(), self.constants, self.shapes
+                )
+            if value not in self.makers:
+                raise ModelError(f"no operator makes the output '{name}'")
+            if value in renamed:
+                raise ModelError(f"outputs '{renamed[value]}' and '{name}' are one value")
+            renamed[value] = name
+        return self.graph(renamed), decoding
+
+    def graph(self, renamed: Mapping[str, str]) -> Graph:
+        nodes = [
+            dataclasses.replace(
+                node,
+                inputs=tuple(renamed.get(name, name) for name in node.inputs),
+                output=renamed.get(node.output, node.output),
+            )
+            for node in self.nodes
+        ]
+        tensors = {}
+        for name, shape in self.shapes.items():
+            if name in self.late:  # its name may be that of the offsets now
+                continue
+            values = self.constants.get(name)
+            dtype = np.dtype(np.float32) if values is None else values.dtype
+            new = renamed.get(name, name)
+            tensors[new] = Tensor(new, shape, dtype, values)
+        outputs = tuple(renamed.values())
+        return fuse_activations(pruned(nodes, tensors, self.source, outputs))
+
+
+# --- Operators of the graph ----------------------------------------------------------------------
+
+
+def _conv(walk: _Walk, call: _Call) -> None:
+    data = walk.data(call)
+    weight = walk.constant(call, 1, np.float32)
+    call.require(len(data) == 4 and weight.ndim == 4, "is not two-dimensional")
+    kernel = call.integers("kernel_shape", weight.shape[2:])
+    call.require(
+        kernel == weight.shape[2:], f"has kernel_shape {kernel} for a weight of {weight.shape}"
+    )
+    if call.input(2):
+        walk.constant(call, 2, np.float32)
+    inputs = tuple(name for name in call.inputs if name)
+    op = Conv(
+        stride=call.pair("strides"),
+        dilation=call.pair("dilations"),
+        pads=_pads(call, weight.shape[2:]),
+        groups=call.integer("group", 1),
+    )
+    walk.emit(call, op, inputs)
+
+
+def _pads(call: _Call, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
+    auto, pads = call.text("auto_pad", "NOTSET"), call.pads()
+    if auto == "NOTSET":
+        return pads
+    call.require(not any(pads), f"has both pads and auto_pad {auto}")
+    if auto == "VALID":
+        return pads
+    call.require(auto in ("SAME_UPPER", "SAME_LOWER"), f"has unknown auto_pad {auto}")
+    # With a stride it would depend on the input's size, and a graph can be resized.
+    call.require(call.pair("strides") == (1, 1), f"has auto_pad {auto} and strides; give pads")
+    total = [dilation * (size - 1) for dilation, size in zip(call.pair("dilations"), kernel)]
+    small, large = [size // 2 for size in total], [size - size // 2 for size in total]
+    first, last = (small, large) if auto == "SAME_UPPER" else (large, small)
+    return first[0], first[1], last[0], last[1]
+
+
+def _batch_normalization(walk: _Walk, call: _Call) -> None:
+    """Folded into the convolution before it, in double precision."""
+    trains = call.integer("training_mode", 0) != 0 or call.integer("spatial", 1) != 1
+    call.require(not trains, "is not a plain one, made for inference")
+    node = walk.maker(call, (Conv,))
+    weight = walk.constants[node.inputs[1]]
+    factor, shift = _affine(walk, call, weight.shape[0])
+    walk.spend(call, weight.size + factor.size)
+    with np.errstate(over="ignore", invalid="ignore"):  # Graph refuses what is not finite
+        if len(node.inputs) == 3:
+            shift = shift + factor * walk.constants[node.inputs[2]]
+        scaled = (weight * factor[:, None, None, None]).astype(np.float32)
+        bias = shift.astype(np.float32)
+    names = walk.fresh(f"{call.output}/weight"), walk.fresh(f"{call.output}/bias")
+    walk.define(names[0], scaled)
+    walk.define(names[1], bias)
+    walk.absorb(call, node, inputs=(node.inputs[0], *names))
+
+
+def _affine(walk: _Walk, call: _Call, channels: int) -> tuple[Array, Array]:
+    """BatchNormalization as x * factor + shift, in float64."""
+    parts = [walk.constant(call, index, np.float32) for index in (1, 2, 3, 4)]
+    fits = all(part.shape == (channels,) for part in parts)
+    call.require(fits, f"needs four constants with {channels} values")
+    gamma, beta, mean, variance = (part.astype(np.float64) for part in parts)
+    spread = variance + call.real("epsilon", 1e-5)
+    call.require(bool((spread > 0).all()), "has a variance that is not positive")
+    with np.errstate(over="ignore", invalid="ignore"):
+        factor = gamma / np.sqrt(spread)
+        return factor, beta - mean * factor
+
+
+def _relu(walk: _Walk, call: _Call) -> None:
+    walk.data(call)
+    walk.emit(call, Relu(), call.inputs)
+
+
+def _clip(walk: _Walk, call: _Call) -> None:
+    limits = [call.real("min", math.nan), call.real("max", math.nan)]
+    for index in (1, 2):
+        if call.input(index):
+            value = walk.constant(call, index, np.float32)
+            call.require(value.size == 1, "has limits that are not single numbers")
+            limits[index - 1] = float(value.reshape(-1)[0])
+    call.require(limits == [0, 6], f"has limits {limits}; only 0 and 6, ReLU6, are supported")
+    node = walk.maker(call, (Conv, Add))
+    op = dataclasses.replace(cast("Conv | Add", node.op), activation="relu6")
+    walk.absorb(call, node, op=op)
+
+
+def _add(walk: _Walk, call: _Call) -> None:
+    for index in range(len(call.inputs)):
+        walk.data(call, index)
+    walk.emit(call, Add(), call.inputs)
+
+
+def _concat(walk: _Walk, call: _Call) -> None:
+    for index in range(len(call.inputs)):
+        walk.data(call, index)
+    walk.emit(call, _concat_op(walk, call), call.inputs)
+
+
+def _concat_op(walk: _Walk, call: _Call) -> Concat:
+    call.require("axis" in call.attributes and len(call.inputs) > 0, "needs an axis and inputs")
+    rank = len(walk.shapes[call.inputs[0]]) if call.inputs[0] else 0
+    return Concat(walk.axis(call, call.integer("axis", 0), rank))
+
+
+def _softmax(walk: _Walk, call: _Call) -> None:
+    rank = len(walk.data(call))
+    axis = walk.axis(call, call.integer("axis", -1 if walk.opset >= 13 else 1), rank)
+    # Before 13 it ran over all axes from this one on, taken as one.
+    flattens = walk.opset < 13 and axis != rank - 1
+    call.require(not flattens, f"runs over several axes, from {axis} to {rank - 1}")
+    walk.emit(call, Softmax(axis), call.inputs)
+
+
+def _transpose(walk: _Walk, call: _Call) -> None:
+    rank = len(walk.data(call))
+    walk.emit(call, Transpose(call.integers("perm", reversed(range(rank)))), call.inputs)
+
+
+def _reshape(walk: _Walk, call: _Call) -> None:
+    data, sizes = walk.data(call), walk.indices(call, 1)
+    call.require(call.integer("allowzero", 0) == 0 or 0 not in sizes, "makes an empty tensor")
+    for index, size in enumerate(sizes):
+        if size == 0:  # "as in the input"
+            call.require(index < len(data), f"copies dimension {index} of {data}")
+            sizes[index] = data[index]
+    inputs = call.inputs[:1]
+    walk.emit(call, Reshape(tuple(sizes)), inputs)
+    made = walk.shapes[call.output]
+    if len(made) == 3 and data[0] == made[0] == 1:
+        # Simplifiers fix the number of priors; open, the same graph serves other input sizes.
+        last = walk.nodes[-1]
+        walk.nodes[-1] = dataclasses.replace(last, op=Reshape((1, -1, made[2])))
+
+
+# --- Folding constants ---------------------------------------------------------------------------
+
+
+def _constant(walk: _Walk, call: _Call) -> Array:
+    call.require(len(call.attributes) == 1, "needs one value")
+    (name,) = call.attributes
+    field, dtype = _CONSTANTS[name]
+    value = call.value(name, field, None)
+    values = _array(value, str(call)) if field == "t" else np.array(value, dtype)
+    walk.budget += values.size  # it lies in the file, as initialisers do
+    return values
+
+
+# Constant's attributes: the field of AttributeProto that holds the value, and its type.
+_CONSTANTS = {
+    "value": ("t", None),
+    "value_int": ("i", np.int64),
+    "value_ints": ("ints", np.int64),
+    "value_float": ("f", np.float32),
+    "value_floats": ("floats", np.float32),
+}
+
+
+def _shape(walk: _Walk, call: _Call) -> Array:
+    call.require(bool(call.input(0)), "has no input")
+    shape = walk.shapes[call.inputs[0]]
+    start, end = call.integer("start", 0), call.integer("end", len(shape))
+    return np.array(shape[start:end], np.int64)
+
+
+def _gather(walk: _Walk, call: _Call) -> Array:
+    data, index = _known(walk, call, 0), _known(walk, call, 1)
+    axis = walk.axis(call, call.integer("axis", 0), data.ndim)
+    size = data.shape[axis]
+    fits = index.dtype.kind == "i" and data.ndim + index.ndim <= MAX_RANK
+    call.require(fits, "has indices that are no integers, or too many dimensions")
+    inside = index.size == 0 or (index.min() >= -size and index.max() < size)
+    call.require(bool(inside), f"has an index outside {size} values")
+    walk.spend(call, index.size * (data.size // max(size, 1)))
+    return np.take(data, index, axis=axis)
+
+
+def _unsqueeze(walk: _Walk, call: _Call) -> Array:
+    data = _known(walk, call, 0)
+    axes = walk.indices(call, 1) if walk.opset >= 13 else call.integers("axes", ())
+    rank = data.ndim + len(axes)
+    call.require(rank <= MAX_RANK, f"makes {rank} dimensions")
+    call.require(len(axes) > 0, "names no axes")
+    places = {walk.axis(call, axis, rank) for axis in axes}
+    call.require(len(places) == len(axes), f"has an axis twice in {axes}")
+    sizes = iter(data.shape)
+    return data.reshape([1 if place in places else next(sizes) for place in range(rank)])
+
+
+def _joined(walk: _Walk, call: _Call) -> Array:
+    parts = [_known(walk, call, index) for index in range(len(call.inputs))]
+    op = _concat_op(walk, call)
+    call.require(len({part.dtype for part in parts}) == 1, "joins constants of several types")
+    shape = infer_shape(
+        Node(op, call.name, call.inputs, call.output), [part.shape for part in parts]
+    )
+    walk.spend(call, math.prod(shape))
+    return np.concatenate(parts, axis=op.axis)
+
+
+def _sliced(walk: _Walk, call: _Call) -> Array:
+    return _known(walk, call, 0)[_slices(walk, call)]
+
+
+def _slices(walk: _Walk, call: _Call) -> tuple[slice, ...]:
+    """What a Slice takes of each axis; starts, ends and axes were attributes before operator set 10."""
+    shape = walk.shapes[call.inputs[0]] if call.input(0) else ()
+    if walk.opset < 10:
+        starts, ends = list(call.integers("starts", ())), list(call.integers("ends", ()))
+        axes, steps = list(call.integers("axes", range(len(starts)))), [1] * len(starts)
+    else:
+        starts, ends = walk.indices(call, 1), walk.indices(call, 2)
+        axes = walk.indices(call, 3) if call.input(3) else list(range(len(starts)))
+        steps = walk.indices(call, 4) if call.input(4) else [1] * len(starts)
+    call.require(
+        len(starts) == len(ends) == len(axes) == len(steps), "has lists that differ in length"
+    )
+    call.require(all(step == 1 for step in steps), f"has steps {steps}; only 1 is supported")
+    places = [walk.axis(call, axis, len(shape)) for axis in axes]
+    call.require(len(set(places)) == len(places), f"has an axis twice in {axes}")
+    parts = {place: slice(start, end) for place, start, end in zip(places, starts, ends)}
+    return tuple(parts.get(place, slice(None)) for place in range(len(shape)))
+
+
+def _converted(walk: _Walk, call: _Call) -> Array:
+    data, target = _known(walk, call, 0), call.integer("to", 0)
+    call.require(target in DTYPES, f"makes data type {target}, not float, int32 or int64")
+    walk.spend(call, data.size)
+    return _cast(data, DTYPES[target].newbyteorder("="), str(call))
+
+
+def _known(walk: _Walk, call: _Call, index: int) -> Array:
+    call.require(bool(call.input(index)), f"lacks input {index}")
+    return walk.constants[call.inputs[index]]
+
+
+# --- Steps of a box decoder ----------------------------------------------------------------------
+
+
+def _late_arithmetic(walk: _Walk, call: _Call) -> Step:
+    function: Callable[..., Array] = _ARITHMETIC[call.kind]
+    count = 1 if call.kind == "Exp" else 2
+    call.require(len(call.inputs) == count and all(call.inputs), f"needs {count} inputs")
+    for name in call.inputs:
+        values = walk.constants.get(name)
+        call.require(values is None or values.dtype == np.float32, f"reads '{name}', no floats")
+    walk.shapes[call.output] = _broadcast(call, [walk.shapes[name] for name in call.inputs])
+    return _step(call, call.inputs, function)
+
+
+def _broadcast(call: _Call, shapes: list[Shape]) -> Shape:
+    rank = max(map(len, shapes))
+    call.require(rank <= MAX_RANK, f"makes {rank} dimensions")
+    result = []
+    for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes)):
+        other = {size for size in sizes if size != 1}
+        call.require(len(other) <= 1, f"got shapes that do not fit: {shapes}")
+        result.append(other.pop() if other else 1)
+    call.require(math.prod(result) <= MAX_ELEMENTS, f"would make a tensor of shape {result}")
+    return tuple(result)
+
+
+def _late_slice(walk: _Walk, call: _Call) -> Step:
+    where = _slices(walk, call)
+    shape = walk.shapes[call.inputs[0]]
+    sizes = [range(size)[part] for size, part in zip(shape, where)]
+    walk.shapes[call.output] = tuple(map(len, sizes))
+    return _step(call, call.inputs[:1], lambda data: data[where])
+
+
+def _late_concat(walk: _Walk, call: _Call) -> Step:
+    op = _concat_op(walk, call)
+    node = Node(op, call.name, call.inputs, call.output)
+    walk.shapes[call.output] = infer_shape(
+        node, [walk.shapes.get(name, ()) for name in call.inputs]
+    )
+    return _step(call, call.inputs, lambda *parts: np.concatenate(parts, axis=op.axis))
+
+
+def _step(call: _Call, inputs: tuple[str, ...], evaluate: Callable[..., Array]) -> Step:
+    return Step(call.kind, str(call), inputs, call.output, evaluate)
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+_ARITHMETIC: dict[str, Callable[..., Array]] = {
+    "Mul": np.multiply,
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Div": np.divide,
+    "Exp": np.exp,
+}
+
+_LATE: dict[str, Callable[[_Walk, _Call], Step]] = {
+    **dict.fromkeys(_ARITHMETIC, _late_arithmetic),
+    "Slice": _late_slice,
+    "Concat": _late_concat,
+}
+
+_FOLDS: dict[str, Callable[[_Walk, _Call], Array]] = {
+    "Constant": _constant,
+    "Shape": _shape,
+    "Gather": _gather,
+    "Unsqueeze": _unsqueeze,
+    "Concat": _joined,
+    "Slice": _sliced,
+    "Cast": _converted,
+}
+
+_OPS: dict[str, Callable[[_Walk, _Call], None]] = {
+    "Conv": _conv,
+    "BatchNormalization": _batch_normalization,
+    "Relu": _relu,
+    "Clip": _clip,
+    "Add": _add,
+    "Concat": _concat,
+    "Softmax": _softmax,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+}
+
+# Every supported operator, and the attributes it has in any supported operator set.
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_ARITHMETIC, ()),
+    "BatchNormalization": ("epsilon", "momentum", "spatial", "training_mode"),
+    "Cast": ("to", "saturate", "round_mode"),
+    "Clip": ("min", "max"),
+    "Concat": ("axis",),
+    "Constant": tuple(_CONSTANTS),
+    "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
+    "Dropout": ("ratio", "seed"),
+    "Gather": ("axis",),
+    "Identity": (),
+    "Relu": (),
+    "Reshape": ("allowzero",),
+    "Shape": ("start", "end"),
+    "Slice": ("starts", "ends", "axes"),
+    "Softmax": ("axis",),
+    "Transpose": ("perm",),
+    "Unsqueeze": ("axes",),
+}
