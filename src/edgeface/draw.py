@@ -21,7 +21,9 @@ RED = (60, 60, 240)
 BLACK = (0, 0, 0)
 # Looks right at any size: a 640 pixel picture gets lines of 2 pixels.
 LINE_PER_PIXEL = 1 / 320
-TEXT_PER_PIXEL = 1 / 1400
+# A score is as wide as its face, within what can be read and what does not shout.
+SMALLEST_TEXT, LARGEST_TEXT = 0.35, 1.2
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_faces(frame: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
@@ -50,10 +52,19 @@ def _draw_box(picture: NDArray[np.uint8], face: Face) -> None:
     corner, opposite = (round(face.x1), round(face.y1)), (round(face.x2), round(face.y2))
     cv2.rectangle(picture, corner, opposite, GREEN, _line(picture), cv2.LINE_AA)
     text = f"{face.score:.2f}"
-    scale = max(0.3, max(picture.shape[:2]) * TEXT_PER_PIXEL)
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    x, y = corner[0], max(corner[1], height + below)
+    (unit, _), _ = cv2.getTextSize(text, FONT, 1.0, 1)
+    scale = min(face.width / unit, LARGEST_TEXT)
+    # In a crowd it would hide the neighbours.
+    if scale >= SMALLEST_TEXT:
+        _draw_label(picture, text, corner, scale)
+
+
+def _draw_label(
+    picture: NDArray[np.uint8], text: str, corner: tuple[int, int], scale: float
+) -> None:
+    """Above the corner, or below it where the picture ends."""
+    (width, height), below = cv2.getTextSize(text, FONT, scale, 1)
+    x = max(0, min(corner[0], picture.shape[1] - width))
+    y = max(corner[1], height + below)
     cv2.rectangle(picture, (x, y - height - below), (x + width, y), GREEN, -1)
-    cv2.putText(
-        picture, text, (x, y - below // 2), cv2.FONT_HERSHEY_SIMPLEX, scale, BLACK, 1, cv2.LINE_AA
-    )
+    cv2.putText(picture, text, (x, y - below // 2), FONT, scale, BLACK, 1, cv2.LINE_AA)

@@ -49,10 +49,20 @@ BACKENDS: dict[str, BackendModule] = {module.NAME: module for module in (native,
 
 
 @dataclass(frozen=True)
+class Support:
+    """Whether a backend runs a network: `refusal` says why not, and is None where it does."""
+
+    backend: str
+    refusal: str | None
+    isa: str | None  # whose instructions its kernels use; None where the backend does not say
+
+
+@dataclass(frozen=True)
 class Choice:
     """The backend that runs, and why every other one does not."""
 
     name: str
+    isa: str | None
     refused: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -68,28 +78,51 @@ def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, 
         ValueError: There is no backend of that name.
         BackendError: It, or under `auto` every one, cannot run the graph; says why.
     """
-    if wanted == "auto":
-        wanted = os.environ.get("EDGEFACE_BACKEND") or "auto"
-    if wanted != "auto" and wanted not in BACKENDS:
-        raise ValueError(f"unknown backend {wanted!r}; expected auto, {', '.join(BACKENDS)}")
-    candidates = list(BACKENDS) if wanted == "auto" else [wanted]
-    refused = {name: f"{wanted} was asked for" for name in BACKENDS if name not in candidates}
+    candidates = _candidates(wanted)
+    refused = {
+        name: f"{candidates[0]} was asked for" for name in BACKENDS if name not in candidates
+    }
     for i, name in enumerate(candidates):
         try:
-            backend = _open(BACKENDS[name], graph, num_threads)
+            backend = _open(name, graph, num_threads)
         except BackendError as error:
             refused[name] = str(error)
             continue
         refused.update(
             dict.fromkeys(candidates[i + 1 :], f"{name} comes first and runs this network")
         )
-        return backend, Choice(name, refused)
+        return backend, Choice(name, _isa(backend), refused)
     reasons = "; ".join(f"{name}: {refused[name]}" for name in candidates)
-    raise BackendError(f"no backend runs this network. {reasons}")
+    raise BackendError(f"the network cannot be run. {reasons}")
 
 
-def _open(module: BackendModule, graph: Graph, num_threads: int) -> Backend:
+def supporting(graph: Graph) -> tuple[Support, ...]:
+    """Every backend, in the order in which `auto` tries them."""
+    return tuple(_support(name, graph) for name in BACKENDS)
+
+
+def _candidates(wanted: str) -> list[str]:
+    if wanted == "auto":
+        wanted = os.environ.get("EDGEFACE_BACKEND") or "auto"
+    if wanted != "auto" and wanted not in BACKENDS:
+        raise ValueError(f"unknown backend {wanted!r}; expected auto, {', '.join(BACKENDS)}")
+    return list(BACKENDS) if wanted == "auto" else [wanted]
+
+
+def _support(name: str, graph: Graph) -> Support:
+    try:
+        return Support(name, None, _isa(_open(name, graph, 1)))
+    except BackendError as error:
+        return Support(name, str(error), None)
+
+
+def _open(name: str, graph: Graph, num_threads: int) -> Backend:
+    module = BACKENDS[name]
     reason = module.unavailable()
     if reason is not None:
         raise BackendError(reason)
     return module.open_graph(graph, num_threads)
+
+
+def _isa(backend: Backend) -> str | None:
+    return getattr(backend, "isa", None)
