@@ -9,6 +9,9 @@ namespace {
 // exp(10) is 22,000 times a prior: no face, and areas still far from overflow.
 constexpr float kMaxLogScale = 10;
 
+// A group photograph has about as many; more only costs another allocation.
+constexpr std::size_t kExpectedCandidates = 256;
+
 float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
 // The smallest logit difference that can reach the score: lets most rows go without an exp().
@@ -84,6 +87,7 @@ class Scores {
 std::vector<Detection> decode(const Heads& heads, const std::vector<Prior>& priors, const ModelSpec& spec,
                               Size input, float score_threshold, Point min_face) {
     std::vector<Detection> found;
+    found.reserve(kExpectedCandidates);
     const Scores scores(heads.scores, spec.heads.activation, score_threshold);
     for (int row = 0; row < heads.scores.rows; ++row) {
         // Most priors are background: skip them before the exp() of decode_offsets.

@@ -23,6 +23,7 @@ void keep_best(std::vector<Detection>& detections, int count) {
 
 std::vector<Detection> hard(const std::vector<Detection>& sorted, const NmsOptions& options) {
     std::vector<Detection> kept;
+    kept.reserve(std::min(sorted.size(), static_cast<std::size_t>(options.max_faces)));
     for (const Detection& candidate : sorted) {
         if (kept.size() == static_cast<std::size_t>(options.max_faces)) break;
         const bool covered = std::any_of(kept.begin(), kept.end(), [&](const Detection& other) {

@@ -1,39 +1,29 @@
-// Plain C++ for the oldest CPU we ship for; compilers turn four lanes into SSE2 where that is the baseline.
+// For the oldest CPU we ship for.
 #include "kernels.h"
 
 namespace edgeface::native {
 namespace {
 
+// The compilers' portable vectors: what the baseline of the architecture has (SSE2 on x86-64), or plain
+// floats.
+typedef float Lanes __attribute__((vector_size(16)));
+
 struct Vec {
     static constexpr int lanes = 4;
-    float lane[lanes];
+    Lanes v;
 
-    static Vec load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    static Vec broadcast(float x) { return {{x, x, x, x}}; }
-    void store(float* to) const {
-        for (int i = 0; i < lanes; ++i) to[i] = lane[i];
+    static Vec load(const float* from) {
+        Vec r;
+        __builtin_memcpy(&r.v, from, sizeof(r.v));
+        return r;
     }
+    static Vec broadcast(float x) { return {Lanes{x, x, x, x}}; }
+    void store(float* to) const { __builtin_memcpy(to, &v, sizeof(v)); }
     // Rounds twice, where hardware with a fused multiply-add rounds once.
-    static Vec fused(Vec a, Vec b, Vec c) {
-        Vec r;
-        for (int i = 0; i < lanes; ++i) r.lane[i] = a.lane[i] * b.lane[i] + c.lane[i];
-        return r;
-    }
-    static Vec add(Vec a, Vec b) {
-        Vec r;
-        for (int i = 0; i < lanes; ++i) r.lane[i] = a.lane[i] + b.lane[i];
-        return r;
-    }
-    static Vec min(Vec a, Vec b) {
-        Vec r;
-        for (int i = 0; i < lanes; ++i) r.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
-        return r;
-    }
-    static Vec max(Vec a, Vec b) {
-        Vec r;
-        for (int i = 0; i < lanes; ++i) r.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
-        return r;
-    }
+    static Vec fused(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+    static Vec add(Vec a, Vec b) { return {a.v + b.v}; }
+    static Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+    static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 };
 
 constexpr const char* kIsa = "scalar";
