@@ -14,6 +14,7 @@ import pytest
 
 import edgeface
 from edgeface import FaceDetector, bench, cli, media, model
+from edgeface.backends import BACKENDS
 from edgeface.formats import onnx
 from edgeface.graph import Concat, Conv, Graph, Node, Reshape, Softmax, Tensor, Transpose
 from edgeface.spec import HeadSpec, InputSpec, ModelSpec, PriorSpec, to_json
@@ -273,7 +274,7 @@ def test_every_option_reaches_the_detector(monkeypatch, run, model_path, tmp_pat
             given.update(options)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(cli, "FaceDetector", Spy)
+    monkeypatch.setattr(cli.detect, "FaceDetector", Spy)
     wanted = {
         "spec": str(model_path.with_suffix(".json")),
         "backend": "native",
@@ -670,7 +671,7 @@ def test_bench_compares_backends_after_their_faces(monkeypatch, run, model_path)
 
 
 def test_bench_all_says_what_it_leaves_out(monkeypatch, run, model_path):
-    monkeypatch.setattr(cli.BACKENDS["onnxruntime"], "unavailable", lambda: "it is not here")
+    monkeypatch.setattr(BACKENDS["onnxruntime"], "unavailable", lambda: "it is not here")
     status, out, _ = run("bench", model_path, "--frames", 2, "--backend", "all")
     assert status == 0
     assert "no onnxruntime  it is not here" in out

@@ -1,0 +1,133 @@
+"""edgeface info: what a model is and what runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import summary, zoo
+from .arguments import EXAMPLE_FRAME, add_command, add_spec_and_size, given_options
+from .tables import print_rows, print_table, size_text, squeezed
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(commands, "info", run, text="show what a model is and what runs it")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tmfile or .onnx")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--layers", action="store_true", help="list every layer too")
+    add_spec_and_size(parser)
+    parser.add_argument(
+        "--write-spec",
+        choices=zoo.FAMILIES,
+        metavar="FAMILY",
+        help="instead, write the .json beside MODEL that says what networks of a family "
+        f"({', '.join(zoo.FAMILIES)}) were trained with, to be edited; an existing one stays",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = given_options(arguments)
+    if arguments.write_spec is not None:
+        if given:
+            raise ValueError("--write-spec describes the file as it is; it takes no other option")
+        return _write_spec(arguments.model, arguments.write_spec)
+    found = summary.summarise(arguments.model, **given)
+    if arguments.json:
+        print(json.dumps(_values(found, with_layers=arguments.layers)))
+        return 0
+    print_rows(_file_rows(found))
+    print()
+    print_rows(_spec_rows(found))
+    if arguments.layers:
+        print()
+        print_table(_layer_rows(found), align="<<<>")
+    return 0
+
+
+def _write_spec(path: Path, family: str) -> int:
+    sidecar = summary.write_spec(path, family)
+    print(f"wrote {sidecar}: edit it where this network differs from {family}")
+    problem = summary.summarise(path).spec_problem
+    if problem is not None:
+        print(f"it does not fit yet: {problem}")
+    return 0
+
+
+def _values(found: summary.Summary, *, with_layers: bool) -> dict[str, Any]:
+    values = asdict(found)
+    values["multiply_adds"] = found.multiply_adds
+    values["layer_counts"] = found.layer_counts
+    values["priors"] = sum(level.priors for level in found.levels)
+    if not with_layers:
+        del values["layers"]
+    return values
+
+
+def _file_rows(found: summary.Summary) -> Iterator[tuple[str, str]]:
+    yield "file", found.file
+    yield "size", f"{found.bytes:,} bytes, sha256 {found.sha256}"
+    yield "format", f"{found.format}, {found.precision}"
+    yield "input", _port_text(found.input)
+    for port in found.outputs:
+        yield "output", _port_text(port)
+    counts = ", ".join(f"{count} {kind}" for kind, count in found.layer_counts.items())
+    yield "layers", f"{len(found.layers)}: {counts}"
+    yield "weights", f"{found.weights:,} in {found.weight_bytes:,} bytes"
+    yield "multiply-adds", f"{found.multiply_adds / 1e6:.1f} M"
+    for support in found.backends:
+        runs = "runs it" if support.isa is None else f"runs it with {support.isa} kernels"
+        refused = "" if support.refusal is None else f"no: {squeezed(support.refusal)}"
+        yield f"backend {support.backend}", refused or runs
+
+
+def _port_text(port: summary.Port) -> str:
+    return f"{port.name} {'x'.join(map(str, port.shape))} {port.dtype}"
+
+
+def _spec_rows(found: summary.Summary) -> Iterator[tuple[str, str]]:
+    if found.spec is None:
+        yield "spec", f"none: {found.spec_problem}"
+        return
+    yield "spec", f"from {found.spec_source}"
+    if found.spec_problem is not None:
+        yield "", f"which does not fit: {found.spec_problem}"
+    yield from _fields("", asdict(found.spec))
+    for level in found.levels:
+        grid = f"{level.columns}x{level.rows} x {len(level.min_sizes)} min_sizes"
+        yield f"stride {level.stride}", f"{level.priors} priors: {grid}"
+    yield "priors", str(sum(level.priors for level in found.levels))
+    smallest, largest = summary.face_sizes(found.spec, *EXAMPLE_FRAME)
+    sizes = f"{size_text(*smallest)} to {size_text(*largest)} pixels"
+    yield "faces", f"about {sizes} in a frame of {size_text(*EXAMPLE_FRAME)}"
+
+
+def _fields(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every field of the spec by the name that it has in its JSON."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(f"{prefix}{name}.", value)
+        else:
+            yield f"  {prefix}{name}", _value_text(value)
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        separator = "; " if any(isinstance(item, (tuple, list)) for item in value) else ", "
+        return separator.join(map(_value_text, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None or value == {} else str(value)
+
+
+def _layer_rows(found: summary.Summary) -> Iterator[tuple[str, ...]]:
+    yield "kind", "name", "output", "multiply-adds"
+    for layer in found.layers:
+        yield layer.kind, layer.name, "x".join(map(str, layer.shape)), f"{layer.multiply_adds:,}"
