@@ -110,7 +110,10 @@ Frame as_frame(const Pixels& array, const std::string& name) {
     if (!shaped || array.shape(0) < 1 || array.shape(1) < 1) {
         throw std::invalid_argument("the frame's shape does not fit channels '" + name + "'");
     }
-    if (array.strides(1) != bytes || (!planar && array.strides(2) != 1)) {
+    // The stride of an axis of length 1 may be anything.
+    const bool packed =
+        (array.shape(1) == 1 || array.strides(1) == bytes) && (planar || bytes == 1 || array.strides(2) == 1);
+    if (!packed) {
         throw std::invalid_argument("the frame's pixels are not packed");
     }
     frame.pixels = array.data();
@@ -122,6 +125,7 @@ Frame as_frame(const Pixels& array, const std::string& name) {
 InputView as_input(FloatArray& array) {
     if (array.ndim() != 4 || array.shape(0) != 1)
         throw BackendError("a backend's input must be (1, C, H, W) float32");
+    if (!array.writeable()) throw BackendError("a backend's input must be writeable");
     const auto stride = [&](int axis) {
         return array.strides(axis) / static_cast<py::ssize_t>(sizeof(float));
     };
@@ -370,8 +374,8 @@ void bind_detector(py::module_& m) {
     m.def(
         "non_max_suppression",
         [](const DenseArray& candidates, const Options& options) {
-            return as_rows(non_max_suppression(as_detections(candidates), options.nms),
-                           candidates.shape(1) == 15);
+            const std::vector<Detection> detections = as_detections(candidates);
+            return as_rows(non_max_suppression(detections, options.nms), candidates.shape(1) == 15);
         },
         "candidates"_a, "options"_a);
 }

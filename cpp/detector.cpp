@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "error.h"
@@ -40,6 +41,14 @@ void place(Detection& face, const Placement& placement, Rect region) {
     for (Point& point : face.landmarks) point = {x(point.x), y(point.y)};
 }
 
+// What lay wholly outside has no area left; landmarks may have gone beyond all floats on the way.
+bool is_nothing(const Detection& face) {
+    const bool empty = face.box.x1 >= face.box.x2 || face.box.y1 >= face.box.y2;
+    return empty || std::any_of(face.landmarks.begin(), face.landmarks.end(), [](const Point& point) {
+               return !std::isfinite(point.x) || !std::isfinite(point.y);
+           });
+}
+
 }  // namespace
 
 Detector::Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options options)
@@ -47,6 +56,14 @@ Detector::Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options opt
       spec_(std::move(spec)),
       options_(options),
       priors_(make_priors(spec_.priors, spec_.input.size)) {
+    const Size size = spec_.input.size;
+    const std::size_t pixels = static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
+    const std::vector<std::uint8_t> gray(pixels);
+    detect({gray.data(), size, size.width, Channels::gray}, {0, 0, size.width, size.height});
+}
+
+// Looked at every time: a backend may give another buffer, and preprocessing writes all of the spec's input.
+InputView Detector::input() {
     const InputView input = backend_->input();
     if (input.size != spec_.input.size) {
         throw ModelError("the network's input is " + std::to_string(input.size.width) + "x" +
@@ -59,10 +76,7 @@ Detector::Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options opt
         throw ModelError("the network's input has " + std::to_string(input.channels) +
                          " channels; the spec's channel order needs " + std::to_string(expected));
     }
-    const std::vector<std::uint8_t> gray(static_cast<std::size_t>(input.size.width) *
-                                         static_cast<std::size_t>(input.size.height));
-    detect({gray.data(), input.size, input.size.width, Channels::gray},
-           {0, 0, input.size.width, input.size.height});
+    return input;
 }
 
 OutputView Detector::head(const std::string& name, int min_columns, int max_columns) {
@@ -91,7 +105,7 @@ Result Detector::detect(const Frame& frame, Rect region) {
     const Clock::time_point start = Clock::now();
     const Frame part = cut(frame, region, bytes_per_pixel(frame.channels));
     if (resize_.from != part.size) resize_ = plan_resize(part.size, spec_.input.size, spec_.input.resize);
-    preprocess(part, spec_.input, resize_, backend_->input());
+    preprocess(part, spec_.input, resize_, input());
     const Clock::time_point preprocessed = Clock::now();
 
     backend_->run();
@@ -105,11 +119,7 @@ Result Detector::detect(const Frame& frame, Rect region) {
     result.faces = non_max_suppression(
         decode(heads(), priors_, spec_, spec_.input.size, options_.score_threshold, min_face), options_.nms);
     for (Detection& face : result.faces) place(face, placement, region);
-    // What lay wholly outside has no area left.
-    result.faces.erase(std::remove_if(result.faces.begin(), result.faces.end(),
-                                      [](const Detection& face) {
-                                          return face.box.x1 >= face.box.x2 || face.box.y1 >= face.box.y2;
-                                      }),
+    result.faces.erase(std::remove_if(result.faces.begin(), result.faces.end(), is_nothing),
                        result.faces.end());
     const Clock::time_point decoded = Clock::now();
     result.timings = {milliseconds(start, preprocessed), milliseconds(preprocessed, ran),

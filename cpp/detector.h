@@ -45,6 +45,7 @@ class Detector {
     std::size_t prior_count() const { return priors_.size(); }
 
   private:
+    InputView input();
     Heads heads();
     OutputView head(const std::string& name, int min_columns, int max_columns);
 

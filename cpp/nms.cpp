@@ -72,6 +72,8 @@ Detection blend(const std::vector<Detection>& cluster) {
     Detection sum;
     sum.prior = cluster.front().prior;
     for (const Detection& member : cluster) accumulate(sum, member, std::exp(member.score) / total);
+    // The weights add up to 1 only within rounding.
+    sum.score = std::min(sum.score, cluster.front().score);
     return sum;
 }
 

@@ -15,7 +15,7 @@ from .backends import open_backend
 from .cpu import default_num_threads
 from .errors import ModelError
 from .faces import Faces
-from .spec import RESIZES
+from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -281,7 +281,7 @@ def _check_size(size: object) -> None:
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise TypeError(f"input_size is {size!r}; expected (width, height)")
     for name, value in zip(("input width", "input height"), size):
-        _check_count(name, value, 1 << 14)
+        _check_count(name, value, MAX_SIZE)
 
 
 def _checked_frame(frame: object, channels: str) -> tuple[NDArray[np.uint8], str]:
@@ -303,7 +303,9 @@ def _checked_frame(frame: object, channels: str) -> tuple[NDArray[np.uint8], str
     height, width = frame.shape[:2]
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"the frame is {width}x{height}; expected 1 to {MAX_PIXELS} pixels")
-    packed = frame.strides[1] == count and (frame.ndim == 2 or frame.strides[2] == 1)
+    # The stride of an axis of length 1 may be anything, and no copy would change it.
+    in_row = width == 1 or frame.strides[1] == count
+    packed = in_row and (count == 1 or frame.strides[2] == 1)
     return (frame if packed else np.ascontiguousarray(frame)), channels
 
 
@@ -314,7 +316,7 @@ def _checked_roi(roi: object, frame: NDArray[np.uint8]) -> tuple[int, int, int, 
     if not isinstance(roi, (tuple, list, np.ndarray)) or len(roi) != 4:
         raise TypeError(f"roi is {roi!r}; expected (x, y, width, height)")
     for value in roi:
-        if not isinstance(value, numbers.Integral):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise TypeError(f"roi is {roi!r}; expected whole frame pixels")
     x, y, w, h = map(int, roi)
     if not (0 <= x < width and 0 <= y < height and 1 <= w <= width - x and 1 <= h <= height - y):

@@ -19,6 +19,9 @@ RESIZES = ("stretch", "letterbox")
 GRIDS = ("cell", "stride")
 ENCODINGS = ("offsets", "corners")
 ACTIVATIONS = ("none", "softmax")
+# Of an input's width and height, and so of a stride.
+MAX_SIZE = 1 << 14
+MAX_FLOAT = 3.4e38
 
 # Annotations of the dataclasses are read at run time, so they are spelled as Python 3.9 evaluates them.
 
@@ -33,7 +36,8 @@ def _one_of(value: str, allowed: tuple[str, ...], name: str) -> None:
 
 
 def _finite(values: tuple[float, ...], name: str) -> None:
-    _require(all(math.isfinite(v) for v in values), f"spec: {name} {values} must be finite")
+    fit = all(math.isfinite(v) and abs(v) <= MAX_FLOAT for v in values)
+    _require(fit, f"spec: {name} {values} must be finite in float32")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class InputSpec:
     def __post_init__(self) -> None:
         size = f"{self.width}x{self.height}"
         _require(min(self.width, self.height) >= 1, f"spec: input size {size} is not positive")
+        largest = f"spec: input size {size} is beyond {MAX_SIZE}"
+        _require(max(self.width, self.height) <= MAX_SIZE, largest)
         _one_of(self.channels, CHANNELS, "input.channels")
         _one_of(self.resize, RESIZES, "input.resize")
         _finite(self.mean, "input.mean")
@@ -69,7 +75,8 @@ class PriorSpec:
 
     def __post_init__(self) -> None:
         _require(len(self.strides) >= 1, "spec: priors.strides is empty")
-        _require(min(self.strides, default=1) >= 1, f"spec: strides {self.strides} start at 1")
+        fit = all(1 <= stride <= MAX_SIZE for stride in self.strides)
+        _require(fit, f"spec: strides {self.strides} start at 1 and end at {MAX_SIZE}")
         lists = len(self.min_sizes)
         expected = f"spec: {lists} lists of min_sizes for {len(self.strides)} strides"
         _require(lists == len(self.strides), expected)
@@ -136,7 +143,7 @@ def from_json(text: str) -> ModelSpec:
     """ModelError names the key that is missing, unknown or of the wrong type."""
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise ModelError(f"spec: not JSON: {error}") from None
     spec = _build(ModelSpec, values, "spec")
     assert isinstance(spec, ModelSpec)
@@ -191,7 +198,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     accepted = (int, float) if kind is float else (kind,)
     fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
     _require(fits, f"{where}: expected {kind.__name__}, found {value!r:.60}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ModelError(f"{where}: {value!r:.60} is too large") from None
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -3,16 +3,13 @@
 
 #include <sys/types.h>
 
-#include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace edgeface::native {
 
 class ThreadPool {
   public:
+    // At least one thread, the caller's own; std::invalid_argument otherwise.
     explicit ThreadPool(int threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -27,25 +24,13 @@ class ThreadPool {
     void wait_for_all();
 
   private:
-    void start();
-    void loop(int rank, unsigned seen);
+    struct Crew;
+    static std::unique_ptr<Crew> hired(int size);
+    void abandon_after_fork();
 
     int size_;
-    // Threads do not survive fork(): a child starts its own, on first use.
-    pid_t owner_ = 0;
-    std::vector<std::thread> threads_;
-
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    unsigned generation_ = 0;
-    bool stop_ = false;
-    void (*work_)(void*, int) = nullptr;
-    void* context_ = nullptr;
-
-    std::atomic<int> arrived_{0};
-    std::atomic<unsigned> phase_{0};
-    std::mutex barrier_mutex_;
-    std::condition_variable barrier_;
+    std::unique_ptr<Crew> crew_;  // made on first use; none for one thread
+    pid_t owner_ = 0;             // the process that `crew_` lives in
 };
 
 }  // namespace edgeface::native

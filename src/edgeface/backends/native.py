@@ -45,6 +45,8 @@ def lower(graph: Graph) -> _core.Network:
     for node in graph.nodes:
         lowering.add(node)
     for name in graph.outputs:
+        if name == graph.input or name not in lowering.values:
+            raise BackendError(f"its output '{name}' is not computed by any node")
         lowering.network.output(name, lowering.values[name].number)
     return lowering.network
 
@@ -95,11 +97,14 @@ def _conv(lowering: _Lowering, node: Node) -> _Value:
     weight = lowering.constant(node, 1)
     has_bias = len(node.inputs) > 2
     bias = lowering.constant(node, 2) if has_bias else np.zeros(len(weight), np.float32)
+    data = lowering.value(node)
+    if data.is_rows:
+        raise _unsupported(node, "its input is rows in memory, not an image")
     _, channels, height, width = lowering.shape(node.output)
     try:
         number = lowering.network.conv(
             node.name,
-            lowering.value(node).number,
+            data.number,
             weight=weight,
             bias=bias,
             stride=op.stride,

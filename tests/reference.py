@@ -1,0 +1,496 @@
+"""Every stage from its definition, slow and obviously right: float64, or exact integers.
+
+Nothing here calls the C++ core. Networks come with a bound on what float32 may lose, so that no test has to
+choose a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeface import _core
+from edgeface.graph import (
+    Add,
+    Concat,
+    Conv,
+    Graph,
+    Node,
+    Relu,
+    Reshape,
+    Softmax,
+    Tensor,
+    Transpose,
+    infer_shape,
+)
+from edgeface.spec import HeadSpec, InputSpec, ModelSpec, PriorSpec
+
+# The most that rounding a real number to float32 changes it, relative to it.
+ROUNDING = 2.0**-24
+
+SHARED = Path(__file__).parents[2] / "shared"
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "weights").is_dir(),
+    reason=f"the released weights ({SHARED}/weights) are not here",
+)
+
+_BUILT_ISAS = {"x86_64": ("avx512", "avx2", "scalar")}.get(platform.machine(), ("neon", "scalar"))
+ISAS = [
+    pytest.param(
+        isa, marks=[] if isa in _core.isas() else pytest.mark.skip(reason=f"this CPU has no {isa}")
+    )
+    for isa in _BUILT_ISAS
+]
+
+
+# --- Preprocessing ---------------------------------------------------------------------------------------
+
+
+def taps(source, target):
+    """For every target pixel: two source pixels and the weight of the second in 1/2048.
+
+    Pixel centres coincide, (i + 0.5) * source / target - 0.5, and stay on the image.
+    """
+    denominator = 2 * target
+    position = (2 * np.arange(target, dtype=np.int64) + 1) * source - target
+    position = np.clip(position, 0, (source - 1) * denominator)
+    first = position // denominator
+    weight = np.floor_divide(2 * 2048 * (position % denominator) + denominator, 2 * denominator)
+    return first, np.minimum(first + 1, source - 1), weight
+
+
+def resize(image, width, height):
+    """(H, W, C) uint8 -> (height, width, C): 11-bit weights, 7 fractional bits kept between the passes."""
+    image = image.astype(np.int64)
+    left, right, across = taps(image.shape[1], width)
+    across = across[:, None]
+    rows = image[:, left] * (2048 - across) + image[:, right] * across
+    rows = (rows + 8) // 16
+    upper, lower, down = taps(image.shape[0], height)
+    down = down[:, None, None]
+    pixels = rows[upper] * (2048 - down) + rows[lower] * down
+    return (pixels + 2**17) // 2**18
+
+
+def resize_float(image, width, height):
+    """The same without rounding anything."""
+
+    def line(values, count):
+        size = len(values)
+        position = np.clip((np.arange(count) + 0.5) * size / count - 0.5, 0, size - 1)
+        first = np.floor(position).astype(int)
+        second = np.minimum(first + 1, size - 1)
+        weight = (position - first).reshape(-1, 1, 1)
+        return values[first] * (1 - weight) + values[second] * weight
+
+    rows = line(image.astype(np.float64), height)
+    return line(rows.transpose(1, 0, 2), width).transpose(1, 0, 2)
+
+
+def preprocess(frame, channels, *, width, height, order, mean, scale):
+    """(1, C, height, width) float32, stretched."""
+    image = frame.reshape(*frame.shape[:2], -1)
+    colours = resize(image, width, height)
+    if channels == "gray":
+        planes = [colours[..., 0]] * (1 if order == "gray" else 3)
+    else:
+        named = dict(zip(channels, np.moveaxis(colours, -1, 0)))
+        luma = (77 * named["r"] + 150 * named["g"] + 29 * named["b"] + 128) // 256
+        planes = [luma] if order == "gray" else [named[letter] for letter in order]
+    mean, scale = np.float32(mean), np.float32(scale)
+    return np.stack([(np.float32(p) - m) * s for p, m, s in zip(planes, mean, scale)])[None]
+
+
+# --- Priors, decoding, NMS --------------------------------------------------------------------------------
+
+STRIDES = (8, 16, 32, 64)
+MIN_SIZES = ((10.0, 16.0, 24.0), (32.0, 48.0), (64.0, 96.0), (128.0, 192.0, 256.0))
+
+
+def priors(width, height, *, strides=STRIDES, min_sizes=MIN_SIZES, grid="cell", clip=True):
+    """Centre x, y and width, height of every prior, relative to the input, in float64."""
+    found = []
+    for stride, sizes in zip(strides, min_sizes):
+        columns, rows = math.ceil(width / stride), math.ceil(height / stride)
+        for j in range(rows):
+            for i in range(columns):
+                if grid == "cell":
+                    x, y = (i + 0.5) / columns, (j + 0.5) / rows
+                else:
+                    x, y = (i + 0.5) * stride / width, (j + 0.5) * stride / height
+                found += [(x, y, size / width, size / height) for size in sizes]
+    found = np.array(found, np.float64)
+    return np.clip(found, 0, 1) if clip else found
+
+
+def core_spec(**changes):
+    """The C++ core's spec of an Ultra-Light detector at 320 x 240, with changes."""
+    values = {
+        "width": 320,
+        "height": 240,
+        "channels": "rgb",
+        "mean": (127.0, 127.0, 127.0),
+        "scale": (1 / 128, 1 / 128, 1 / 128),
+        "resize": "stretch",
+        "strides": STRIDES,
+        "min_sizes": MIN_SIZES,
+        "grid": "cell",
+        "clip": True,
+        "variances": (0.1, 0.2),
+        "scores": "scores",
+        "boxes": "boxes",
+        "landmarks": "",
+        "encoding": "offsets",
+        "activation": "none",
+    }
+    assert set(changes) <= set(values)
+    return _core.Spec(**{**values, **changes})
+
+
+def decode_boxes(offsets, anchors, variances, width, height):
+    """(N, 4) corners in input pixels and how far float32 arithmetic may be from them."""
+    offsets, anchors = np.float64(offsets), np.float64(anchors)
+    v_centre, v_size = np.float64(np.float32(variances))  # the core holds them as float32
+    move = offsets[:, :2] * v_centre * anchors[:, 2:]
+    centre = anchors[:, :2] + move
+    exponent = offsets[:, 2:] * v_size
+    size = anchors[:, 2:] * np.exp(exponent)
+    pixels = np.array([width, height])
+    corners = np.hstack([(centre - size / 2) * pixels, (centre + size / 2) * pixels])
+    # Centre: two products and a sum. Size: the exponent's rounding is an absolute error of a logarithm, so a
+    # relative one of the size; exp() itself is good to 2; the product 1. Then a sum and the scaling to pixels.
+    lost = 3 * np.abs(move) + np.abs(anchors[:, :2]) + (np.abs(exponent) + 4) * size / 2
+    lost = (lost + 3 * (np.abs(centre) + size / 2)) * pixels * ROUNDING
+    return corners, np.hstack([lost, lost])
+
+
+def encode_boxes(corners, anchors, variances, width, height):
+    """The inverse: offsets of boxes in input pixels."""
+    pixels = np.array([width, height])
+    low, high = corners[:, :2] / pixels, corners[:, 2:] / pixels
+    centre = ((low + high) / 2 - anchors[:, :2]) / (variances[0] * anchors[:, 2:])
+    return np.hstack([centre, np.log((high - low) / anchors[:, 2:]) / variances[1]])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.float64(x)))
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+class TieError(Exception):
+    """Two ways of rounding could decide differently: the input is no fair test."""
+
+
+# An IoU of float32 boxes loses at most: 3 roundings for each of three areas, of which the union has 2 to
+# add; it is at least half of what is added. 2 * (3 + 3 + 2) + 1 for the quotient; 64 is beyond that.
+IOU_MARGIN = 64 * ROUNDING
+
+
+def _exceeds(a, b, margin=IOU_MARGIN):
+    if abs(a - b) < margin:
+        raise TieError(f"{a} and {b} are too close to compare")
+    return a > b
+
+
+def nms(
+    candidates,
+    kind,
+    iou_threshold,
+    *,
+    score_threshold=0.0,
+    top_k=10**9,
+    max_faces=10**9,
+    margin=IOU_MARGIN,
+):
+    """Rows x1, y1, x2, y2, score, points... -> the kept ones, best first."""
+    rest = [np.float64(row) for row in candidates]
+    rest.sort(key=lambda row: -row[4])  # stable: equal scores stay in the order of their priors
+    rest = rest[:top_k]
+    kept = []
+    while rest:
+        best, *others = rest
+        overlaps = [iou(best, other) for other in others]
+        covered = [_exceeds(overlap, iou_threshold, margin) for overlap in overlaps]
+        if kind == "blending":
+            cluster = [best] + [row for row, is_covered in zip(others, covered) if is_covered]
+            kept.append(np.average(cluster, axis=0, weights=np.exp([row[4] for row in cluster])))
+        else:
+            kept.append(best)
+        if kind in ("hard", "blending"):
+            rest = [row for row, is_covered in zip(others, covered) if not is_covered]
+            continue
+        for row, overlap, is_covered in zip(others, overlaps, covered):
+            if kind == "soft-gaussian":
+                row[4] *= math.exp(-(overlap**2) / 0.5)
+            elif is_covered:
+                row[4] *= 1 - overlap
+        rest = [row for row in others if not _exceeds(score_threshold, row[4])]
+        rest.sort(key=lambda row: -row[4])
+    if kind == "blending":
+        kept.sort(key=lambda row: -row[4])
+    return np.array(kept[:max_faces]).reshape(-1, np.shape(candidates)[1])
+
+
+# --- Networks ---------------------------------------------------------------------------------------------
+
+
+class Builder:
+    """A Graph, node by node; a method returns the name of the value it makes."""
+
+    def __init__(self, channels, height, width, seed=0):
+        self.random = np.random.default_rng(seed)
+        self.tensors = {"input": Tensor("input", (1, channels, height, width))}
+        self.nodes = []
+
+    def shape(self, name):
+        return self.tensors[name].shape
+
+    def node(self, op, *inputs, name=None):
+        output = name or f"v{len(self.nodes)}"
+        node = Node(op, f"node_{output}", inputs, output)
+        shape = infer_shape(node, [self.shape(i) for i in inputs])
+        self.nodes.append(node)
+        self.tensors[output] = Tensor(output, shape)
+        return output
+
+    def constant(self, values):
+        name = f"c{len(self.tensors)}"
+        values = np.float32(values)
+        self.tensors[name] = Tensor(name, values.shape, data=values)
+        return name
+
+    def conv(
+        self,
+        data,
+        channels,
+        kernel=1,
+        *,
+        stride=1,
+        dilation=1,
+        groups=1,
+        pads=None,
+        activation="none",
+        bias=True,
+        name=None,
+    ):
+        kernel, stride, dilation = (
+            (v, v) if isinstance(v, int) else v for v in (kernel, stride, dilation)
+        )
+        if pads is None:  # as PyTorch's padding=dilation * (kernel // 2)
+            pads = tuple(d * (k // 2) for k, d in zip(kernel, dilation)) * 2
+        shape = (channels, self.shape(data)[1] // groups, *kernel)
+        # Unit variance in, unit variance out: deep networks stay in range.
+        weight = self.random.normal(size=shape) / math.sqrt(math.prod(shape[1:]))
+        inputs = [data, self.constant(weight)]
+        if bias:
+            inputs.append(self.constant(self.random.normal(size=channels)))
+        op = Conv(stride, dilation, pads, groups, activation)
+        return self.node(op, *inputs, name=name)
+
+    def depthwise(self, data, kernel=3, **options):
+        channels = self.shape(data)[1]
+        return self.conv(data, channels, kernel, groups=channels, **options)
+
+    def relu(self, data, name=None):
+        return self.node(Relu(), data, name=name)
+
+    def add(self, a, b, activation="none", name=None):
+        return self.node(Add(activation), a, b, name=name)
+
+    def concat(self, *values, axis=1, name=None):
+        return self.node(Concat(axis), *values, name=name)
+
+    def softmax(self, data, axis, name=None):
+        return self.node(Softmax(axis), data, name=name)
+
+    def rows(self, data, columns, name=None):
+        """A head as every SSD exports it: channels last, then one row a prior."""
+        last = self.node(Transpose((0, 2, 3, 1)), data)
+        return self.node(Reshape((1, -1, columns)), last, name=name)
+
+    def graph(self, *outputs):
+        return Graph(tuple(self.nodes), dict(self.tensors), "input", outputs)
+
+
+def _windows(data, op, kernel):
+    """(1, C, H, W) -> (C, kernel height, kernel width, out height, out width)."""
+    top, left, bottom, right = op.pads
+    padded = np.pad(data[0], ((0, 0), (top, bottom), (left, right)))
+    (sy, sx), (dy, dx) = op.stride, op.dilation
+    rows = (padded.shape[1] - dy * (kernel[0] - 1) - 1) // sy + 1
+    columns = (padded.shape[2] - dx * (kernel[1] - 1) - 1) // sx + 1
+    return np.stack(
+        [
+            np.stack(
+                [
+                    padded[:, ky * dy : ky * dy + (rows - 1) * sy + 1 : sy, kx * dx :][
+                        :, :, : (columns - 1) * sx + 1 : sx
+                    ]
+                    for kx in range(kernel[1])
+                ],
+                axis=1,
+            )
+            for ky in range(kernel[0])
+        ],
+        axis=1,
+    )
+
+
+def convolve(data, weight, op):
+    """Without bias or activation."""
+    windows = np.split(_windows(data, op, weight.shape[2:]), op.groups)
+    weights = np.split(weight, op.groups)
+    return np.concatenate([np.einsum("ockl,cklyx->oyx", w, x) for w, x in zip(weights, windows)])[
+        None
+    ]
+
+
+def _activate(values, activation):
+    low, high = {"none": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
+    return np.clip(values, low, high)
+
+
+def _conv(op, inputs, lost):
+    data, weight = inputs[:2]
+    bias = (inputs[2] if len(inputs) > 2 else np.zeros(len(weight))).reshape(1, -1, 1, 1)
+    terms = math.prod(weight.shape[1:])
+    # A sum of K products starting from the bias rounds every term at most K + 1 times, in any order.
+    sizes = convolve(np.abs(data) + lost[0], np.abs(weight), op) + np.abs(bias)
+    loss = convolve(lost[0], np.abs(weight), op) + (terms + 1) * ROUNDING * sizes
+    # Activations that clamp bring two values no further apart.
+    return _activate(convolve(data, weight, op) + bias, op.activation), loss
+
+
+def _add(op, inputs, lost):
+    total, loss = inputs[0] + inputs[1], lost[0] + lost[1]
+    return _activate(total, op.activation), loss + ROUNDING * (np.abs(total) + loss)
+
+
+def _softmax(op, inputs, lost):
+    distance = inputs[0] - inputs[0].max(axis=op.axis, keepdims=True)
+    values = np.exp(distance)
+    values /= values.sum(axis=op.axis, keepdims=True)
+    # An error d of the logits is a factor of at most exp(2 d). The subtraction rounds relative to the
+    # distance; exp() is good to 2 roundings, the sum adds one for each of its terms, the quotient one; all of
+    # it counts for the numerator and for the denominator. Below 2^-126 a value may become 0.
+    shift = lost[0] + ROUNDING * (np.abs(distance) + 2 * lost[0])
+    factor = 2 * shift.max(axis=op.axis, keepdims=True)
+    factor = factor + 2 * (3 + inputs[0].shape[op.axis]) * ROUNDING
+    # Never more than 1, which also keeps the bound of a hopeless softmax finite.
+    return values, np.minimum(values * np.expm1(np.minimum(factor, 100)) + 2.0**-126, 1)
+
+
+def run_graph(graph, image):
+    """name -> (value in float64, how far a float32 engine may be from it), for every value."""
+    constants = {t.name: (np.float64(t.data), np.zeros(t.shape)) for t in graph.constants}
+    values = {graph.input: (np.float64(image), np.zeros(image.shape)), **constants}
+    for node in graph.nodes:
+        inputs, lost = zip(*(values[name] for name in node.inputs))
+        op = node.op
+        if isinstance(op, Conv):
+            made = _conv(op, inputs, lost)
+        elif isinstance(op, Add):
+            made = _add(op, inputs, lost)
+        elif isinstance(op, Softmax):
+            made = _softmax(op, inputs, lost)
+        elif isinstance(op, Relu):
+            made = np.maximum(inputs[0], 0), lost[0]
+        elif isinstance(op, Concat):
+            made = np.concatenate(inputs, op.axis), np.concatenate(lost, op.axis)
+        elif isinstance(op, Transpose):
+            made = inputs[0].transpose(op.order), lost[0].transpose(op.order)
+        else:
+            made = inputs[0].reshape(op.shape), lost[0].reshape(op.shape)
+        values[node.output] = made
+    return values
+
+
+# --- A whole detector in little ---------------------------------------------------------------------------
+
+
+def detector_graph(*, landmarks=False, channels=3, width=96, height=64, softmax=True, seed=5):
+    """An SSD of two levels, strides 8 and 16, with random weights."""
+    b = Builder(channels, height, width, seed)
+    x = b.conv("input", 8, 3, stride=2, activation="relu")
+    x = b.depthwise(x, stride=2, activation="relu")
+    x = b.conv(x, 12, activation="relu")
+    fine = b.conv(x, 12, 3, stride=2, activation="relu")
+    coarse = b.conv(fine, 12, 3, stride=2, activation="relu")
+    levels = [(fine, 2), (coarse, 1)]
+
+    def head(columns, name, kernel=3):
+        parts = [b.rows(b.conv(data, count * columns, kernel), columns) for data, count in levels]
+        return b.concat(*parts, axis=1, name=name)
+
+    scores = head(2, "logits" if softmax else "scores")
+    if softmax:
+        scores = b.softmax(scores, 2, name="scores")
+    outputs = [scores, head(4, "boxes")]
+    if landmarks:
+        outputs.append(head(10, "landmarks", kernel=1))
+    return b.graph(*outputs)
+
+
+def detector_spec(graph, **changes):
+    """What `detector_graph` was trained with, had it been; changes go to the part that has the field."""
+    width, height = graph.input_size
+    parts = {
+        "input": {
+            "name": graph.input,
+            "width": width,
+            "height": height,
+            "channels": "rgb" if graph.tensors[graph.input].shape[1] == 3 else "gray",
+            "mean": (127.0, 127.0, 127.0),
+            "scale": (1 / 64, 1 / 64, 1 / 64),
+            "resize": "stretch",
+        },
+        "priors": {
+            "strides": (8, 16),
+            "min_sizes": ((12.0, 20.0), (32.0,)),
+            "grid": "cell",
+            "clip": False,
+            "variances": (0.1, 0.2),
+        },
+        "heads": {
+            "scores": "scores",
+            "boxes": "boxes",
+            "landmarks": "landmarks" if "landmarks" in graph.outputs else None,
+            "encoding": "offsets",
+            "activation": "none"
+            if any(isinstance(n.op, Softmax) for n in graph.nodes)
+            else "softmax",
+        },
+        "": {"name": "little", "score_threshold": 0.6, "iou_threshold": 0.3},
+    }
+    for key, value in changes.items():
+        [part] = [
+            part
+            for part, fields in parts.items()
+            if key in fields and (part, key) != ("input", "name")
+        ] or [""]
+        parts[part][key] = value
+    return ModelSpec(
+        input=InputSpec(**parts["input"]),
+        priors=PriorSpec(**parts["priors"]),
+        heads=HeadSpec(**parts["heads"]),
+        **parts[""],
+    )
+
+
+def picture(height=150, width=200, seed=0, channels=3):
+    """Blobs of colour: unlike noise, it survives a resize."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (9, 12, channels), np.uint8)
+    return np.ascontiguousarray(np.round(resize_float(small, width, height)), np.uint8)

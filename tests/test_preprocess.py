@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+import reference
+from edgeface import _core
+
+FRAME_CHANNELS = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1}
+ORDERS = ("rgb", "bgr", "gray")
+MEAN, SCALE = (104.0, 117.0, 123.5), (1 / 128, 0.0173, 1.0)
+# width, height of the frame -> of the network
+SIZES = [
+    ((1, 1), (1, 1)),
+    ((1, 1), (7, 5)),
+    ((1, 9), (4, 3)),
+    ((9, 1), (3, 4)),
+    ((1, 17), (1, 8)),
+    ((40, 30), (40, 30)),
+    ((40, 30), (20, 15)),
+    ((20, 15), (40, 30)),
+    ((41, 29), (17, 13)),
+    ((17, 13), (41, 29)),
+    ((640, 3), (7, 64)),
+    ((33, 64), (32, 65)),
+    ((1000, 2), (1, 1)),
+]
+
+
+def noise(size, channels, seed=0):
+    width, height = size
+    shape = (height, width) if channels == "gray" else (height, width, FRAME_CHANNELS[channels])
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def run(frame, channels, size, order="rgb", resize="stretch", mean=MEAN, scale=SCALE):
+    width, height = size
+    spec = reference.core_spec(
+        width=width, height=height, channels=order, mean=mean, scale=scale, resize=resize
+    )
+    return _core.preprocess(frame, spec, channels)
+
+
+def pixels(frame, size, channels="bgr", resize="stretch"):
+    """(H, W, C) in the frame's own channel order, before mean and scale."""
+    order = "gray" if channels == "gray" else channels[:3]
+    out = run(frame, channels, size, order, resize, mean=(0, 0, 0), scale=(1, 1, 1))
+    return out[0].transpose(1, 2, 0)
+
+
+def expected(frame, channels, size, order="rgb"):
+    return reference.preprocess(
+        frame, channels, width=size[0], height=size[1], order=order, mean=MEAN, scale=SCALE
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", FRAME_CHANNELS)
+def test_every_frame_becomes_every_network_order_exactly(channels, order):
+    frame = noise((41, 29), channels)
+    assert_array_equal(
+        run(frame, channels, (24, 32), order), expected(frame, channels, (24, 32), order)
+    )
+
+
+@pytest.mark.parametrize(("size", "network"), SIZES)
+@pytest.mark.parametrize("channels", ["bgr", "bgra", "gray"])
+def test_every_size_is_resized_exactly(channels, size, network):
+    frame = noise(size, channels)
+    assert_array_equal(run(frame, channels, network), expected(frame, channels, network))
+
+
+@given(
+    size=st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    network=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    channels=st.sampled_from(sorted(FRAME_CHANNELS)),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_random_sizes_are_resized_exactly(size, network, channels, order, seed):
+    frame = noise(size, channels, seed)
+    assert_array_equal(
+        run(frame, channels, network, order), expected(frame, channels, network, order)
+    )
+
+
+@pytest.mark.parametrize(("size", "network"), SIZES)
+def test_the_resize_is_bilinear(size, network):
+    frame = noise(size, "bgr", seed=3)
+    # A weight is off by up to half of 1/2048, which moves a value between two pixels by 255 times that, in
+    # each of two passes; the first is rounded to 1/128, the second to 1.
+    bound = 2 * 255 / 4096 + 1 / 256 + 1 / 2
+    difference = pixels(frame, network) - reference.resize_float(frame, *network)
+    assert np.abs(difference).max() <= bound
+
+
+@pytest.mark.parametrize(("size", "network"), SIZES)
+def test_the_resize_agrees_with_opencv(size, network):
+    cv2 = pytest.importorskip("cv2")
+    frame = noise(size, "bgr", seed=4)
+    theirs = cv2.resize(frame, network, interpolation=cv2.INTER_LINEAR)
+    # Theirs has weights of 11 bits and rounds as well: two results less than 0.63 from the same real number
+    # are at most 1 apart.
+    assert np.abs(pixels(frame, network) - theirs).max() <= 1
+
+
+def test_the_same_size_changes_no_pixel():
+    frame = noise((33, 17), "bgr")
+    assert_array_equal(pixels(frame, (33, 17)), frame)
+
+
+def test_a_frame_of_one_colour_keeps_it():
+    frame = np.full((31, 47, 3), (1, 128, 255), np.uint8)
+    assert_array_equal(pixels(frame, (20, 50)), np.broadcast_to((1, 128, 255), (50, 20, 3)))
+
+
+def test_white_and_black_survive_the_conversion_to_gray():
+    for value in (0, 255):
+        frame = np.full((4, 4, 3), value, np.uint8)
+        gray = run(frame, "bgr", (4, 4), "gray", mean=(0, 0, 0), scale=(1, 1, 1))
+        assert_array_equal(gray, np.full((1, 1, 4, 4), value))
+
+
+def test_alpha_is_ignored():
+    frame = noise((20, 10), "bgra")
+    other = frame.copy()
+    other[..., 3] ^= 255
+    assert_array_equal(run(frame, "bgra", (8, 8)), run(other, "bgra", (8, 8)))
+    assert_array_equal(
+        run(frame, "bgra", (8, 8)), run(np.ascontiguousarray(frame[..., :3]), "bgr", (8, 8))
+    )
+
+
+VIEWS = {
+    "padded rows": lambda big: big[:, :20],
+    "bottom up": lambda big: big[::-1],
+    "every other row": lambda big: big[::2],
+    "a region": lambda big: big[5:17, 3:21],
+    "a region bottom up": lambda big: big[17:5:-1, 3:21],
+    "the last pixel": lambda big: big[-1:, -1:],
+    "one row for all": lambda big: np.broadcast_to(big[:1], big.shape),
+}
+
+
+@pytest.mark.parametrize("channels", ["bgr", "bgra", "gray"])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_rows_any_distance_apart_need_no_copy(view, channels):
+    frame = view(noise((30, 24), channels))
+    # The core takes no copies by itself: it refuses pixels that are not packed.
+    assert_array_equal(run(frame, channels, (16, 12)), expected(frame, channels, (16, 12)))
+
+
+@pytest.mark.parametrize(
+    ("frame", "channels"),
+    [
+        (noise((20, 10), "bgr")[:, ::2], "bgr"),
+        (noise((20, 10), "bgr")[:, ::-1], "bgr"),
+        (noise((20, 10), "bgr")[..., ::-1], "bgr"),
+        (np.asfortranarray(noise((20, 10), "gray")), "gray"),
+    ],
+)
+def test_pixels_that_are_not_packed_are_refused(frame, channels):
+    with pytest.raises(ValueError, match="not packed"):
+        run(frame, channels, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((4, 4, 3), "bgra"),
+        ((4, 4, 4), "bgr"),
+        ((4, 4, 3), "gray"),
+        ((4, 4), "bgr"),
+        ((0, 4, 3), "bgr"),
+        ((4, 0, 3), "bgr"),
+        ((4,), "gray"),
+        ((1, 4, 4, 3), "bgr"),
+    ],
+)
+def test_a_frame_of_another_shape_is_refused(shape, channels):
+    with pytest.raises(ValueError, match=f"channels '{channels}'"):
+        run(np.zeros(shape, np.uint8), channels, (8, 8))
+
+
+def test_unknown_channels_are_named():
+    with pytest.raises(ValueError, match="channels is 'yuv'; expected one of bgr"):
+        run(noise((4, 4), "bgr"), "yuv", (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "covered"),
+    [
+        ((200, 100), (32, 32), (32, 16)),  # wide: the free part lies below
+        ((100, 200), (32, 32), (16, 32)),  # tall: it lies on the right
+        ((64, 48), (32, 24), (32, 24)),  # the same shape: none
+        ((3000, 2), (32, 24), (32, 1)),  # never less than a row
+        ((2, 3000), (32, 24), (1, 24)),
+        ((10, 10), (40, 30), (30, 30)),
+        ((101, 57), (32, 24), (32, 18)),  # 18.06
+    ],
+)
+@pytest.mark.parametrize("channels", ["bgr", "gray"])
+def test_letterbox_keeps_the_shape_and_starts_top_left(size, network, covered, channels):
+    frame = noise(size, channels)
+    got = run(frame, channels, network, resize="letterbox")
+    width, height = covered
+    assert_array_equal(got[..., :height, :width], expected(frame, channels, covered))
+    # 0 is the mean colour.
+    assert not got[..., height:, :].any()
+    assert not got[..., width:].any()
+
+
+def test_stretch_covers_the_whole_input():
+    frame = noise((200, 100), "bgr")
+    assert_array_equal(run(frame, "bgr", (32, 32)), expected(frame, "bgr", (32, 32)))
+
+
+def test_the_frame_is_not_written_to():
+    frame = noise((20, 10), "bgr")
+    before = frame.copy()
+    frame.flags.writeable = False
+    run(frame, "bgr", (8, 8))
+    assert_array_equal(frame, before)
