@@ -13,7 +13,9 @@ nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Where the core is, so where a sanitizer has something to see.
-CORE_TESTS = [f"tests/test_{name}.py" for name in ("preprocess", "priors", "decode", "nms", "native")]
+CORE_TESTS = [
+    f"tests/test_{name}.py" for name in ("preprocess", "priors", "decode", "nms", "native")
+]
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -50,10 +52,14 @@ def sanitize(session: nox.Session) -> None:
         session.run("cmake", "--build", "--preset", preset)
         session.run("ctest", "--preset", preset)
     install_group(session, "test")
-    session.install("--no-build-isolation", ".", *defines(SANITIZE="address,undefined", WERROR="ON"))
+    session.install(
+        "--no-build-isolation", ".", *defines(SANITIZE="address,undefined", WERROR="ON")
+    )
     environment = {
         # Python itself is not instrumented, so the runtimes must be there first; it leaks by design.
-        "LD_PRELOAD": " ".join(runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")),
+        "LD_PRELOAD": " ".join(
+            runtime(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+        ),
         "ASAN_OPTIONS": "detect_leaks=0",
     }
     session.run("pytest", "-m", "not slow", "-p", "no:xdist", *CORE_TESTS, env=environment)
