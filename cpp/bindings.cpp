@@ -130,6 +130,8 @@ InputView as_input(FloatArray& array) {
         return array.strides(axis) / static_cast<py::ssize_t>(sizeof(float));
     };
     return {array.mutable_data(),
+            DataType::float32,
+            {},
             {static_cast<int>(array.shape(3)), static_cast<int>(array.shape(2))},
             static_cast<int>(array.shape(1)),
             stride(1),
@@ -143,7 +145,7 @@ OutputView as_output(const py::array& array, const std::string& name) {
     if (!fits) throw BackendError("output '" + name + "' must be a contiguous float32 array of rows");
     const py::ssize_t columns = array.shape(array.ndim() - 1);
     const py::ssize_t rows = columns > 0 ? array.size() / columns : 0;
-    return {static_cast<const float*>(array.data()), static_cast<int>(rows), static_cast<int>(columns)};
+    return {array.data(), DataType::float32, {}, static_cast<int>(rows), static_cast<int>(columns)};
 }
 
 // A backend written in Python: an object with input(), run() and output(name).
@@ -267,8 +269,11 @@ FloatArray decode_heads(const DenseArray& scores, const DenseArray& boxes,
                         const std::optional<DenseArray>& landmarks, const ModelSpec& spec,
                         float score_threshold, std::array<float, 2> min_face) {
     const std::vector<Prior> priors = make_priors(spec.priors, spec.input.size);
-    Heads heads{as_output(scores, "scores"), as_output(boxes, "boxes"), {}};
-    if (landmarks) heads.landmarks = as_output(*landmarks, "landmarks");
+    const auto head = [](const DenseArray& array, const std::string& name) {
+        return Head{array.data(), as_output(array, name).rows, as_output(array, name).columns};
+    };
+    Heads heads{head(scores, "scores"), head(boxes, "boxes"), {}};
+    if (landmarks) heads.landmarks = head(*landmarks, "landmarks");
     const auto rows = static_cast<int>(priors.size());
     const bool fit = heads.scores.rows == rows && heads.boxes.rows == rows && heads.boxes.columns == 4 &&
                      (heads.scores.columns == 1 || heads.scores.columns == 2) &&
@@ -306,12 +311,12 @@ FloatArray engine_input(const py::object& self) {
     return FloatArray({1, view.channels, view.size.height, view.size.width},
                       {view.size.height * view.row_stride * kFloat, view.channel_stride * kFloat,
                        view.row_stride * kFloat, view.pixel_stride * kFloat},
-                      view.data, self);
+                      static_cast<float*>(view.data), self);
 }
 
 FloatArray engine_output(const py::object& self, const std::string& name) {
     const OutputView view = self.cast<native::Engine&>().output(name);
-    FloatArray array({view.rows, view.columns}, view.data, self);
+    FloatArray array({view.rows, view.columns}, static_cast<const float*>(view.data), self);
     array.attr("setflags")("write"_a = false);
     return array;
 }

@@ -60,7 +60,7 @@ bool reaches(const Box& box, Point min_face) {
 // The face's score of one row, or -1 when it cannot reach the threshold (NaN included).
 class Scores {
   public:
-    Scores(const OutputView& scores, Activation activation, float threshold)
+    Scores(const Head& scores, Activation activation, float threshold)
         : scores_(scores),
           softmax_(activation == Activation::softmax),
           threshold_(threshold),
@@ -76,7 +76,7 @@ class Scores {
     }
 
   private:
-    OutputView scores_;
+    Head scores_;
     bool softmax_;
     float threshold_;
     float bound_;

@@ -10,9 +10,9 @@
 namespace edgeface {
 
 struct Heads {
-    OutputView scores;     // 1 column: the face's; 2: background, face
-    OutputView boxes;      // 4 columns
-    OutputView landmarks;  // 10 columns, or no data
+    Head scores;     // 1 column: the face's; 2: background, face
+    Head boxes;      // 4 columns
+    Head landmarks;  // 10 columns, or no data
 };
 
 // Candidates whose score reaches the threshold and whose longer side reaches min_face, in network input

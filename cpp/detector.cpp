@@ -41,6 +41,28 @@ void place(Detection& face, const Placement& placement, Rect region) {
     for (Point& point : face.landmarks) point = {x(point.x), y(point.y)};
 }
 
+template <typename T>
+const float* dequantised(const OutputView& output, std::vector<float>& reals) {
+    reals.resize(output.values());
+    const T* stored = static_cast<const T*>(output.data);
+    const auto [scale, zero_point] = output.quantization;
+    for (std::size_t i = 0; i < reals.size(); ++i)
+        reals[i] = static_cast<float>(stored[i] - zero_point) * scale;
+    return reals.data();
+}
+
+const float* real_values(const OutputView& output, std::vector<float>& reals) {
+    switch (output.type) {
+        case DataType::float32:
+            return static_cast<const float*>(output.data);
+        case DataType::int8:
+            return dequantised<std::int8_t>(output, reals);
+        case DataType::uint8:
+            return dequantised<std::uint8_t>(output, reals);
+    }
+    return nullptr;
+}
+
 // What lay wholly outside has no area left; landmarks may have gone beyond all floats on the way.
 bool is_nothing(const Detection& face) {
     const bool empty = face.box.x1 >= face.box.x2 || face.box.y1 >= face.box.y2;
@@ -79,14 +101,13 @@ InputView Detector::input() {
     return input;
 }
 
-OutputView Detector::head(const std::string& name, int min_columns, int max_columns) {
+Head Detector::head(const std::string& name, int min_columns, int max_columns, std::vector<float>& reals) {
     const OutputView output = backend_->output(name);
-    const auto found = static_cast<std::size_t>(output.rows) * static_cast<std::size_t>(output.columns);
     if (static_cast<std::size_t>(output.rows) == priors_.size() && output.columns >= min_columns &&
         output.columns <= max_columns) {
-        return output;
+        return {real_values(output, reals), output.rows, output.columns};
     }
-    throw ModelError("output '" + name + "' has " + std::to_string(found) + " values (" +
+    throw ModelError("output '" + name + "' has " + std::to_string(output.values()) + " values (" +
                      std::to_string(output.rows) + " x " + std::to_string(output.columns) + "); the spec's " +
                      std::to_string(priors_.size()) + " priors need " +
                      std::to_string(priors_.size() * static_cast<std::size_t>(max_columns)));
@@ -94,9 +115,9 @@ OutputView Detector::head(const std::string& name, int min_columns, int max_colu
 
 Heads Detector::heads() {
     Heads heads;
-    heads.scores = head(spec_.heads.scores, 1, 2);
-    heads.boxes = head(spec_.heads.boxes, 4, 4);
-    if (has_landmarks()) heads.landmarks = head(spec_.heads.landmarks, 10, 10);
+    heads.scores = head(spec_.heads.scores, 1, 2, reals_[0]);
+    heads.boxes = head(spec_.heads.boxes, 4, 4, reals_[1]);
+    if (has_landmarks()) heads.landmarks = head(spec_.heads.landmarks, 10, 10, reals_[2]);
     return heads;
 }
 

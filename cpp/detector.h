@@ -1,6 +1,7 @@
 // The five steps of one detect, in one direction.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -47,14 +48,15 @@ class Detector {
   private:
     InputView input();
     Heads heads();
-    OutputView head(const std::string& name, int min_columns, int max_columns);
+    Head head(const std::string& name, int min_columns, int max_columns, std::vector<float>& reals);
 
     std::shared_ptr<Backend> backend_;
     ModelSpec spec_;
     Options options_;
     std::vector<Prior> priors_;
     ResizePlan resize_;
-    std::mutex mutex_;  // one set of buffers, one frame at a time
+    std::array<std::vector<float>, 3> reals_;  // quantised heads as real numbers
+    std::mutex mutex_;                         // one set of buffers, one frame at a time
 };
 
 }  // namespace edgeface

@@ -1,8 +1,11 @@
 #include "preprocess.h"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 namespace edgeface {
@@ -94,6 +97,45 @@ void blend_rows(const std::uint16_t* first, const std::uint16_t* second, int wei
     }
 }
 
+// Makes the resized rows from top to bottom in plan.line, each source row interpolated once.
+class RowSource {
+  public:
+    RowSource(const Frame& frame, ResizePlan& plan)
+        : frame_(frame),
+          plan_(plan),
+          count_(static_cast<std::size_t>(plan.to.width) * (frame.channels == Channels::gray ? 1 : 3)),
+          first_{-1, plan.interpolated.data()},
+          second_{-1, plan.interpolated.data() + plan.interpolated.size() / 2} {}
+
+    void make(int y) {
+        const Tap& tap = plan_.rows[static_cast<std::size_t>(y)];
+        if (second_.row == tap.first) std::swap(first_, second_);
+        fill(first_, tap.first);
+        if (tap.weight != 0) fill(second_, tap.second);
+        blend_rows(first_.values, tap.weight != 0 ? second_.values : first_.values, tap.weight, count_,
+                   plan_.line.data());
+    }
+
+  private:
+    // A source row after the horizontal pass.
+    struct Held {
+        int row;
+        std::uint16_t* values;
+    };
+
+    void fill(Held& held, int row) {
+        if (held.row == row) return;
+        interpolate_row(frame_, row, plan_.columns, held.values);
+        held.row = row;
+    }
+
+    const Frame& frame_;
+    ResizePlan& plan_;
+    std::size_t count_;
+    Held first_;
+    Held second_;
+};
+
 // Where a colour of the network sits in an interleaved pixel of the frame.
 int source_channel(Channels frame, Order order, int channel) {
     if (frame == Channels::gray) return 0;
@@ -111,26 +153,91 @@ void to_gray(std::uint8_t* line, int width, bool is_rgb) {
     }
 }
 
-void write_row(const std::uint8_t* line, int step, Channels channels, const InputSpec& spec, int width,
-               const InputView& input, float* out) {
-    for (int c = 0; c < input.channels; ++c) {
-        const std::uint8_t* source = line + (step == 1 ? 0 : source_channel(channels, spec.channels, c));
-        const float mean = spec.mean[static_cast<std::size_t>(c)];
-        const float scale = spec.scale[static_cast<std::size_t>(c)];
-        float* target = out + c * input.channel_stride;
-        for (int x = 0; x < width; ++x) {
-            target[x * input.pixel_stride] = (static_cast<float>(source[x * step]) - mean) * scale;
-        }
-    }
+float normalised(int pixel, const InputSpec& spec, std::size_t channel) {
+    return (static_cast<float>(pixel) - spec.mean[channel]) * spec.scale[channel];
 }
 
-void clear(const InputView& input, int x0, int y0, int x1, int y1) {
-    for (int c = 0; c < input.channels; ++c) {
-        for (int y = y0; y < y1; ++y) {
-            float* row = input.data + c * input.channel_stride + y * input.row_stride;
-            for (int x = x0; x < x1; ++x) row[x * input.pixel_stride] = 0;
+// Real -> stored: to the nearest, halves to even; int8 stays symmetric, because no published engine has -128.
+template <typename T>
+T quantised(float value, const Quantization& quantization) {
+    if constexpr (std::is_same_v<T, float>) return value;
+    constexpr float kLow = std::is_same_v<T, std::int8_t> ? -127 : 0;
+    constexpr float kHigh = std::is_same_v<T, std::int8_t> ? 127 : 255;
+    const float zero_point = static_cast<float>(quantization.zero_point);
+    // Clamped first, so that an endless value is never cast.
+    const float steps = std::clamp(value / quantization.scale, kLow - zero_point, kHigh - zero_point);
+    return static_cast<T>(std::nearbyint(steps) + zero_point);
+}
+
+// What every pixel value becomes in the network's input.
+template <typename T>
+using Table = std::array<T, 256>;
+
+template <typename T>
+std::array<Table<T>, 3> make_tables(const InputSpec& spec, const InputView& input) {
+    std::array<Table<T>, 3> tables;
+    for (std::size_t c = 0; c < tables.size(); ++c) {
+        for (int pixel = 0; pixel < 256; ++pixel) {
+            tables[c][static_cast<std::size_t>(pixel)] =
+                quantised<T>(normalised(pixel, spec, c), input.quantization);
         }
     }
+    return tables;
+}
+
+// Copies finished rows into the backend's buffer, every pixel through its channel's table.
+template <typename T>
+class Writer {
+  public:
+    Writer(const InputSpec& spec, const InputView& input)
+        : input_(input),
+          order_(spec.channels),
+          tables_(make_tables<T>(spec, input)),
+          zero_(quantised<T>(0, input.quantization)) {}
+
+    // `step` bytes from pixel to pixel; one byte a pixel serves every channel.
+    void row(const std::uint8_t* line, int step, Channels channels, int y, int width) const {
+        for (int c = 0; c < input_.channels; ++c) {
+            const std::uint8_t* source = line + (step == 1 ? 0 : source_channel(channels, order_, c));
+            const Table<T>& table = tables_[static_cast<std::size_t>(c)];
+            T* target = pixels(c, y);
+            for (int x = 0; x < width; ++x) target[x * input_.pixel_stride] = table[source[x * step]];
+        }
+    }
+
+    void clear(int x0, int y0, int x1, int y1) const {
+        for (int c = 0; c < input_.channels; ++c) {
+            for (int y = y0; y < y1; ++y) {
+                for (int x = x0; x < x1; ++x) pixels(c, y)[x * input_.pixel_stride] = zero_;
+            }
+        }
+    }
+
+  private:
+    T* pixels(int channel, int y) const {
+        return static_cast<T*>(input_.data) + channel * input_.channel_stride + y * input_.row_stride;
+    }
+
+    InputView input_;
+    Order order_;
+    std::array<Table<T>, 3> tables_;
+    T zero_;
+};
+
+template <typename T>
+void write_frame(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input) {
+    const Writer<T> writer(spec, input);
+    const bool is_rgb = frame.channels == Channels::rgb || frame.channels == Channels::rgba;
+    int step = frame.channels == Channels::gray ? 1 : 3;
+    RowSource rows(frame, plan);
+    for (int y = 0; y < plan.to.height; ++y) {
+        rows.make(y);
+        if (step == 3 && spec.channels == Order::gray) to_gray(plan.line.data(), plan.to.width, is_rgb);
+        writer.row(plan.line.data(), spec.channels == Order::gray ? 1 : step, frame.channels, y,
+                   plan.to.width);
+    }
+    writer.clear(plan.to.width, 0, input.size.width, plan.to.height);
+    writer.clear(0, plan.to.height, input.size.width, input.size.height);
 }
 
 }  // namespace
@@ -151,34 +258,14 @@ ResizePlan plan_resize(Size frame, Size input, Resize resize) {
 
 void preprocess(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input) {
     assert(frame.size == plan.from);
-    const bool gray = frame.channels == Channels::gray;
-    const std::size_t count = static_cast<std::size_t>(plan.to.width) * (gray ? 1 : 3);
-    std::uint16_t* first = plan.interpolated.data();
-    std::uint16_t* second = first + plan.interpolated.size() / 2;
-    int held_first = -1;  // which source rows `first` and `second` hold
-    int held_second = -1;
-    for (int y = 0; y < plan.to.height; ++y) {
-        const Tap& tap = plan.rows[static_cast<std::size_t>(y)];
-        if (held_second == tap.first && held_first != tap.first) {
-            std::swap(first, second);
-            std::swap(held_first, held_second);
-        }
-        if (held_first != tap.first) interpolate_row(frame, held_first = tap.first, plan.columns, first);
-        if (tap.weight != 0 && held_second != tap.second) {
-            interpolate_row(frame, held_second = tap.second, plan.columns, second);
-        }
-        blend_rows(first, tap.weight != 0 ? second : first, tap.weight, count, plan.line.data());
-        int step = gray ? 1 : 3;
-        if (!gray && spec.channels == Order::gray) {
-            to_gray(plan.line.data(), plan.to.width,
-                    frame.channels == Channels::rgb || frame.channels == Channels::rgba);
-            step = 1;
-        }
-        write_row(plan.line.data(), step, frame.channels, spec, plan.to.width, input,
-                  input.data + y * input.row_stride);
+    switch (input.type) {
+        case DataType::float32:
+            return write_frame<float>(frame, spec, plan, input);
+        case DataType::int8:
+            return write_frame<std::int8_t>(frame, spec, plan, input);
+        case DataType::uint8:
+            return write_frame<std::uint8_t>(frame, spec, plan, input);
     }
-    clear(input, plan.to.width, 0, input.size.width, plan.to.height);
-    clear(input, 0, plan.to.height, input.size.width, input.size.height);
 }
 
 }  // namespace edgeface

@@ -28,7 +28,7 @@ struct ResizePlan {
 
 ResizePlan plan_resize(Size frame, Size input, Resize resize);
 
-// Fills the whole of `input`; what a letterbox leaves free becomes 0, the mean colour.
+// Fills the whole of `input`, quantised where it is; what a letterbox leaves free becomes 0, the mean colour.
 // Integer arithmetic up to the last step: the same bytes on every machine.
 void preprocess(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input);
 

@@ -33,18 +33,43 @@ struct Frame {
     Channels channels = Channels::bgr;
 };
 
-// Where preprocessing writes: the backend's own buffer, in whatever order the backend keeps it.
+enum class DataType { float32, int8, uint8 };
+
+// real = (stored - zero_point) * scale; 1 and 0 where values are stored as they are.
+struct Quantization {
+    float scale = 1;
+    int zero_point = 0;
+
+    friend bool operator==(const Quantization& a, const Quantization& b) {
+        return a.scale == b.scale && a.zero_point == b.zero_point;
+    }
+};
+
+// Where preprocessing writes: the backend's own buffer, in whatever type and order the backend keeps it.
 struct InputView {
-    float* data = nullptr;
+    void* data = nullptr;
+    DataType type = DataType::float32;
+    Quantization quantization;
     Size size;
     int channels = 0;
-    std::ptrdiff_t channel_stride = 0;  // floats
+    std::ptrdiff_t channel_stride = 0;  // elements
     std::ptrdiff_t row_stride = 0;
     std::ptrdiff_t pixel_stride = 0;
 };
 
-// One head: a row for every prior.
+// One head as the backend stores it: a row for every prior.
 struct OutputView {
+    const void* data = nullptr;
+    DataType type = DataType::float32;
+    Quantization quantization;
+    int rows = 0;
+    int columns = 0;
+
+    std::size_t values() const { return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns); }
+};
+
+// The same as real numbers.
+struct Head {
     const float* data = nullptr;
     int rows = 0;
     int columns = 0;
