@@ -284,39 +284,90 @@ FloatArray decode_heads(const DenseArray& scores, const DenseArray& boxes,
                    landmarks.has_value());
 }
 
+using Scale = std::pair<float, int>;  // scale and zero point
+
+Quantization as_quantization(const Scale& scale) { return {scale.first, scale.second}; }
+
+native::Window as_window(const std::string& name, const py::array& weight, std::array<int, 2> stride,
+                         std::array<int, 2> dilation, std::array<int, 2> pad) {
+    if (weight.ndim() != 4)
+        throw std::invalid_argument("native engine: '" + name + "': the weight is not 4-D");
+    return {static_cast<int>(weight.shape(2)),
+            static_cast<int>(weight.shape(3)),
+            stride[0],
+            stride[1],
+            dilation[0],
+            dilation[1],
+            pad[0],
+            pad[1]};
+}
+
+template <typename Array>
+auto as_vector(const Array& array) {
+    return std::vector<typename Array::value_type>(array.data(), array.data() + array.size());
+}
+
 int conv(native::Network& network, const std::string& name, int data, const DenseArray& weight,
          const DenseArray& bias, std::array<int, 2> stride, std::array<int, 2> dilation,
          std::array<int, 2> pad, int groups, std::array<float, 2> clamp, std::array<int, 3> output) {
-    if (weight.ndim() != 4)
-        throw std::invalid_argument("native engine: '" + name + "': the weight is not 4-D");
     native::Conv conv;
-    conv.window = {static_cast<int>(weight.shape(2)),
-                   static_cast<int>(weight.shape(3)),
-                   stride[0],
-                   stride[1],
-                   dilation[0],
-                   dilation[1],
-                   pad[0],
-                   pad[1]};
+    conv.window = as_window(name, weight, stride, dilation, pad);
     conv.groups = groups;
     conv.clamp = {clamp[0], clamp[1]};
-    conv.weight.assign(weight.data(), weight.data() + weight.size());
-    conv.bias.assign(bias.data(), bias.data() + bias.size());
+    conv.weight = as_vector(weight);
+    conv.bias = as_vector(bias);
     return network.conv(name, data, std::move(conv), {output[0], output[1], output[2]});
 }
 
-FloatArray engine_input(const py::object& self) {
-    const InputView view = self.cast<native::Engine&>().input();
-    constexpr py::ssize_t kFloat = sizeof(float);
-    return FloatArray({1, view.channels, view.size.height, view.size.width},
-                      {view.size.height * view.row_stride * kFloat, view.channel_stride * kFloat,
-                       view.row_stride * kFloat, view.pixel_stride * kFloat},
-                      static_cast<float*>(view.data), self);
+template <typename T>
+using Dense = py::array_t<T, py::array::c_style>;
+
+int quantized_conv(native::Network& network, const std::string& name, int data,
+                   const Dense<std::int16_t>& weight, const Dense<std::int32_t>& bias,
+                   const Dense<float>& weight_scale, std::array<int, 2> stride, std::array<int, 2> dilation,
+                   std::array<int, 2> pad, int groups, std::array<float, 2> clamp, std::array<int, 3> output,
+                   const Scale& scale) {
+    native::QuantizedConv conv;
+    conv.window = as_window(name, weight, stride, dilation, pad);
+    conv.groups = groups;
+    conv.clamp = {clamp[0], clamp[1]};
+    conv.weight = as_vector(weight);
+    conv.bias = as_vector(bias);
+    conv.weight_scale = as_vector(weight_scale);
+    const native::Shape shape{output[0], output[1], output[2]};
+    return network.conv(name, data, std::move(conv), {shape, as_quantization(scale)});
 }
 
-FloatArray engine_output(const py::object& self, const std::string& name) {
+py::dtype as_dtype(DataType type) {
+    switch (type) {
+        case DataType::float32:
+            return py::dtype::of<float>();
+        case DataType::int8:
+            return py::dtype::of<std::int8_t>();
+        case DataType::uint8:
+            return py::dtype::of<std::uint8_t>();
+    }
+    return {};
+}
+
+py::array engine_input(const py::object& self) {
+    const InputView view = self.cast<native::Engine&>().input();
+    const py::dtype dtype = as_dtype(view.type);
+    const py::ssize_t element = dtype.itemsize();
+    return py::array(dtype,
+                     {py::ssize_t{1}, py::ssize_t{view.channels}, py::ssize_t{view.size.height},
+                      py::ssize_t{view.size.width}},
+                     {view.size.height * view.row_stride * element, view.channel_stride * element,
+                      view.row_stride * element, view.pixel_stride * element},
+                     view.data, self);
+}
+
+py::array engine_output(const py::object& self, const std::string& name) {
     const OutputView view = self.cast<native::Engine&>().output(name);
-    FloatArray array({view.rows, view.columns}, static_cast<const float*>(view.data), self);
+    const py::dtype dtype = as_dtype(view.type);
+    const py::ssize_t element = dtype.itemsize();
+    py::array array(dtype, {py::ssize_t{view.rows}, py::ssize_t{view.columns}},
+                    {view.columns * element, element}, view.data, self);
     array.attr("setflags")("write"_a = false);
     return array;
 }
@@ -387,32 +438,48 @@ void bind_detector(py::module_& m) {
 
 void bind_native(py::module_& m) {
     using native::Network;
-    const auto clamp = [](std::array<float, 2> bounds) { return native::Clamp{bounds[0], bounds[1]}; };
     py::class_<Network>(m, "Network")
-        .def(py::init([](int height, int width, int channels) {
-                 return Network(native::Shape{height, width, channels});
+        .def(py::init([](int height, int width, int channels, const std::string& type, const Scale& scale) {
+                 const auto parsed = parse<DataType>(
+                     {{"float32", DataType::float32}, {"int8", DataType::int8}, {"uint8", DataType::uint8}},
+                     type, "type");
+                 return Network(native::Shape{height, width, channels}, parsed, as_quantization(scale));
              }),
-             "height"_a, "width"_a, "channels"_a)
+             "height"_a, "width"_a, "channels"_a, py::kw_only(), "type"_a, "scale"_a)
         .def("conv", &conv, "name"_a, "data"_a, py::kw_only(), "weight"_a, "bias"_a, "stride"_a, "dilation"_a,
              "pad"_a, "groups"_a, "clamp"_a, "output"_a)
-        .def("relu", &Network::relu, "name"_a, "data"_a)
+        .def("quantized_conv", &quantized_conv, "name"_a, "data"_a, py::kw_only(), "weight"_a, "bias"_a,
+             "weight_scale"_a, "stride"_a, "dilation"_a, "pad"_a, "groups"_a, "clamp"_a, "output"_a,
+             "scale"_a)
+        .def(
+            "relu",
+            [](Network& network, const std::string& name, int data, const Scale& scale) {
+                return network.relu(name, data, as_quantization(scale));
+            },
+            "name"_a, "data"_a, py::kw_only(), "scale"_a)
         .def(
             "add",
-            [clamp](Network& network, const std::string& name, int a, int b, std::array<float, 2> bounds) {
-                return network.add(name, a, b, clamp(bounds));
+            [](Network& network, const std::string& name, int a, int b, std::array<float, 2> clamp,
+               const Scale& scale) {
+                return network.add(name, a, b, {clamp[0], clamp[1]}, as_quantization(scale));
             },
-            "name"_a, "a"_a, "b"_a, py::kw_only(), "clamp"_a)
+            "name"_a, "a"_a, "b"_a, py::kw_only(), "clamp"_a, "scale"_a)
         .def(
             "concat",
-            [](Network& network, const std::string& name, std::vector<int> values, const std::string& axis) {
-                return network.concat(
-                    name, std::move(values),
-                    parse<native::Axis>({{"channels", native::Axis::channels}, {"rows", native::Axis::rows}},
-                                        axis, "axis"));
+            [](Network& network, const std::string& name, std::vector<int> values, const std::string& axis,
+               const Scale& scale) {
+                const auto parsed = parse<native::Axis>(
+                    {{"channels", native::Axis::channels}, {"rows", native::Axis::rows}}, axis, "axis");
+                return network.concat(name, std::move(values), parsed, as_quantization(scale));
             },
-            "name"_a, "values"_a, py::kw_only(), "axis"_a)
+            "name"_a, "values"_a, py::kw_only(), "axis"_a, "scale"_a)
         .def("rows", &Network::rows, "name"_a, "data"_a, py::kw_only(), "columns"_a)
-        .def("softmax", &Network::softmax, "name"_a, "data"_a)
+        .def(
+            "softmax",
+            [](Network& network, const std::string& name, int data, const Scale& scale) {
+                return network.softmax(name, data, as_quantization(scale));
+            },
+            "name"_a, "data"_a, py::kw_only(), "scale"_a)
         .def("output", &Network::output, "name"_a, "value"_a);
     py::class_<native::Engine, std::shared_ptr<native::Engine>>(m, "Engine")
         .def(py::init<const Network&, int, const std::string&>(), "network"_a, py::kw_only(), "num_threads"_a,
@@ -422,9 +489,8 @@ void bind_native(py::module_& m) {
         .def("output", &engine_output, "name"_a)
         .def_property_readonly("isa", &native::Engine::isa)
         .def_property_readonly("steps", &engine_steps)
-        .def_property_readonly("arena_bytes", [](const native::Engine& engine) {
-            return engine.plan().arena_size() * sizeof(float);
-        });
+        .def_property_readonly("arena_bytes",
+                               [](const native::Engine& engine) { return engine.plan().arena_size(); });
     m.def("isas", &isas);
 }
 

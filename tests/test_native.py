@@ -22,6 +22,7 @@ from edgeface.graph import Add, Conv, Graph, Node, Quantization, Reshape, Tensor
 from reference import ISAS, ROUNDING, Builder, run_graph
 
 THREADS = (1, 2, 3)
+REAL = (1.0, 0)  # the scale and zero point of values that are stored as they are
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_count = pytest.mark.parametrize("threads", THREADS)
 
@@ -379,7 +380,7 @@ def test_rows_joined_along_their_columns_are_copied(isa):
     one = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
     identity = {"weight": one, "bias": np.zeros(4), "pad": (0, 0), "output": (2, 3, 4)}
     a, b = (subject.rows("it", conv(subject, **identity), columns=2) for _ in range(2))
-    subject.output("y", subject.concat("it", [a, b], axis="channels"))
+    subject.output("y", subject.concat("it", [a, b], axis="channels", scale=REAL))
     runner = _core.Engine(subject, num_threads=1, isa=isa)
     image = np.random.default_rng(0).normal(size=(1, 4, 2, 3)).astype(np.float32)
     runner.input()[:] = image
@@ -637,12 +638,12 @@ def test_what_it_cannot_run_is_named(case):
     assert re.search(message, refused(build))
 
 
-def test_a_quantised_network_is_refused():
+def test_a_float_value_with_a_scale_is_refused():
     graph = small_graph()
-    scale = Quantization(np.float32([1]), np.int32([0]))
+    scale = Quantization(np.float32([0.5]), np.int32([0]))
     tensors = dict(graph.tensors)
     tensors["input"] = Tensor("input", tensors["input"].shape, quantization=scale)
-    with pytest.raises(BackendError, match="quantised"):
+    with pytest.raises(BackendError, match="bad scale or zero point"):
         native.lower(Graph(graph.nodes, tensors, graph.input, graph.outputs))
 
 
@@ -673,7 +674,7 @@ def test_a_computed_weight_is_refused():
 
 
 def network(height=4, width=4, channels=2):
-    return _core.Network(height, width, channels)
+    return _core.Network(height, width, channels, type="float32", scale=REAL)
 
 
 def conv(subject, data=0, **changes):
@@ -720,15 +721,15 @@ def test_the_core_checks_the_other_operators_itself():
     x = conv(subject)
     for call in (
         lambda: network(0, 4, 4),
-        lambda: subject.add("it", 0, x, clamp=(0, 1)),
-        lambda: subject.relu("it", 99),
-        lambda: subject.concat("it", [], axis="channels"),
-        lambda: subject.concat("it", [0, x], axis="rows"),
-        lambda: subject.concat("it", [0, 99], axis="channels"),
-        lambda: subject.concat("it", [0, 0], axis="columns"),
+        lambda: subject.add("it", 0, x, clamp=(0, 1), scale=REAL),
+        lambda: subject.relu("it", 99, scale=REAL),
+        lambda: subject.concat("it", [], axis="channels", scale=REAL),
+        lambda: subject.concat("it", [0, x], axis="rows", scale=REAL),
+        lambda: subject.concat("it", [0, 99], axis="channels", scale=REAL),
+        lambda: subject.concat("it", [0, 0], axis="columns", scale=REAL),
         lambda: subject.rows("it", 0, columns=5),
         lambda: subject.rows("it", 0, columns=0),
-        lambda: subject.softmax("it", -1),
+        lambda: subject.softmax("it", -1, scale=REAL),
         lambda: subject.output("y", 0),
         lambda: subject.output("y", 99),
     ):

@@ -42,18 +42,20 @@ inline native::Network make_network() {
     using native::Axis;
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     Weights weights;
-    native::Network net({24, 32, 3});
+    native::Network net({24, 32, 3}, DataType::float32, {});
     const int stem = net.conv("stem", 0, make_conv(weights, 3, 12, 3, 2, 1), {12, 16, 12});
     const int deep = net.conv("depthwise", stem, make_conv(weights, 12, 12, 3, 2, 12), {6, 8, 12});
     const int left = net.conv("left", deep, make_conv(weights, 12, 7, 1, 1, 1), {6, 8, 7});
     const int right = net.conv("right", deep, make_conv(weights, 12, 9, 3, 1, 1, 2), {6, 8, 9});
-    const int joined = net.concat("joined", {left, right}, Axis::channels);
+    const int joined = net.concat("joined", {left, right}, Axis::channels, {});
     const int mixed = net.conv("mixed", joined, make_conv(weights, 16, 12, 1, 1, 1), {6, 8, 12});
-    const int sum = net.add("sum", mixed, deep, {-kInfinity, kInfinity});
-    const int last = net.conv("last", net.relu("relu", sum), make_conv(weights, 12, 24, 3, 2, 1), {3, 4, 24});
+    const int sum = net.add("sum", mixed, deep, {-kInfinity, kInfinity}, {});
+    const int last =
+        net.conv("last", net.relu("relu", sum, {}), make_conv(weights, 12, 24, 3, 2, 1), {3, 4, 24});
     const int scores = net.conv("scores.conv", last, make_conv(weights, 24, 4, 1, 1, 1), {3, 4, 4});
     const int boxes = net.conv("boxes.conv", last, make_conv(weights, 24, 8, 3, 1, 1), {3, 4, 8});
-    net.output("scores", net.softmax("softmax", net.concat("all", {net.rows("s", scores, 2)}, Axis::rows)));
+    net.output("scores",
+               net.softmax("softmax", net.concat("all", {net.rows("s", scores, 2)}, Axis::rows, {}), {}));
     net.output("boxes", net.rows("b", boxes, 4));
     return net;
 }

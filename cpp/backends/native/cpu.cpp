@@ -40,7 +40,7 @@ X86 detect_x86() {
     const unsigned long long states = saved_states();
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return cpu;
     cpu.avx2 = (states & kYmm) == kYmm && (b & bit_AVX2) != 0;
-    cpu.avx512 = cpu.avx2 && (states & kZmm) == kZmm && (b & bit_AVX512F) != 0;
+    cpu.avx512 = cpu.avx2 && (states & kZmm) == kZmm && (b & bit_AVX512F) != 0 && (b & bit_AVX512BW) != 0;
     return cpu;
 }
 

@@ -12,8 +12,8 @@ Engine::Engine(const Network& network, int threads, const std::string& isa)
 InputView Engine::input() {
     const Image& image = plan_.input();
     return {image.data,
-            DataType::float32,
-            {},
+            plan_.type(),
+            image.quantization,
             {image.shape.width, image.shape.height},
             image.shape.channels,
             1,
@@ -25,7 +25,7 @@ OutputView Engine::output(const std::string& name) {
     const auto found = plan_.outputs().find(name);
     if (found == plan_.outputs().end()) throw BackendError("the network has no output '" + name + "'");
     const Image& image = found->second;
-    return {image.data, DataType::float32, {}, static_cast<int>(image.shape.pixels()), image.shape.channels};
+    return {image.data, plan_.type(), image.quantization, image.pixels(), image.shape.channels};
 }
 
 }  // namespace edgeface::native

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace edgeface::native {
 
@@ -39,6 +40,46 @@ struct DepthwiseRow {
     float high;
 };
 
+// What turns a sum of products into an output: clamp(float(sum) * multiplier), rounded to the nearest, halves
+// to even, plus the zero point. `low` and `high` are whole numbers within the type, less the zero point.
+struct Requantization {
+    float low;
+    float high;
+    int zero_point;
+};
+
+// As ConvTile, of int8 or uint8 values. The input's zero point is folded into the bias; what lies beyond the
+// edges is that zero point.
+template <typename T>
+struct QuantizedConvTile {
+    const T* const* inputs;
+    int taps;
+    int channels;
+    const std::int16_t* weights;  // [block][tap][pair of channels][tile_channels][2]
+    const std::int32_t* bias;     // [block][tile_channels]
+    const float* multipliers;     // [block][tile_channels]
+    Requantization to;
+    T* output;
+    int pixels;
+    int output_channels;
+    std::ptrdiff_t output_stride;
+};
+
+// As DepthwiseRow.
+template <typename T>
+struct QuantizedDepthwiseRow {
+    const T* const* inputs;
+    int taps;
+    int pixels;
+    int channels;
+    const std::int16_t* weights;  // [tap][channels]
+    const std::int32_t* bias;
+    const float* multipliers;
+    Requantization to;
+    T* output;
+    std::ptrdiff_t output_stride;
+};
+
 struct Kernels {
     const char* isa;
     int tile_pixels;
@@ -49,6 +90,11 @@ struct Kernels {
     void (*add)(const float* a, const float* b, float* out, std::size_t count, float low, float high);
     // out[i] = clamp(in[i]). `out` may be `in`.
     void (*clamp)(const float* in, float* out, std::size_t count, float low, float high);
+    // Results of these are the same for every ISA.
+    void (*conv_tile_int8)(const QuantizedConvTile<std::int8_t>& tile);
+    void (*conv_tile_uint8)(const QuantizedConvTile<std::uint8_t>& tile);
+    void (*depthwise_row_int8)(const QuantizedDepthwiseRow<std::int8_t>& row);
+    void (*depthwise_row_uint8)(const QuantizedDepthwiseRow<std::uint8_t>& row);
 };
 
 const Kernels& scalar_kernels();

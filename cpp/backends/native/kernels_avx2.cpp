@@ -19,8 +19,42 @@ struct Vec {
     void store(float* to) const { _mm256_storeu_ps(to, v); }
     static Vec fused(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
     static Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+    static Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
     static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
     static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+};
+
+struct Ints {
+    static constexpr int lanes = 8;
+    using Pairs = __m256i;
+    __m256i v;
+
+    static Ints load(const std::int32_t* from) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+    }
+    void store(std::int32_t* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v); }
+    static Ints widen(const std::int8_t* from) {
+        return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints widen(const std::uint8_t* from) {
+        return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints widen_int16(const std::int16_t* from) {
+        return {_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints multiply_add(Ints sum, Ints a, Ints b) {
+        return {_mm256_add_epi32(sum.v, _mm256_mullo_epi32(a.v, b.v))};
+    }
+    static Pairs load_pairs(const std::int16_t* from) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    }
+    static Ints pair_dot(Ints sum, std::int32_t pair, Pairs with) {
+        return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(_mm256_set1_epi32(pair), with))};
+    }
+    static Vec to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.v)}; }
+    static Ints rounded(Vec a) {
+        return {_mm256_cvttps_epi32(_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
+    }
 };
 
 constexpr const char* kIsa = "avx2";

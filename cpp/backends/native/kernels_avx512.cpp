@@ -1,6 +1,6 @@
-// 512-bit vectors: AVX-512F alone.
-#if !defined(__AVX512F__)
-#error "compile this file with -mavx512f"
+// 512-bit vectors: AVX-512F, and BW for 16-bit integers.
+#if !defined(__AVX512F__) || !defined(__AVX512BW__)
+#error "compile this file with -mavx512f -mavx512bw"
 #endif
 
 #include <immintrin.h>
@@ -19,8 +19,38 @@ struct Vec {
     void store(float* to) const { _mm512_storeu_ps(to, v); }
     static Vec fused(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
     static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+    static Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
     static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
     static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+};
+
+struct Ints {
+    static constexpr int lanes = 16;
+    using Pairs = __m512i;
+    __m512i v;
+
+    static Ints load(const std::int32_t* from) { return {_mm512_loadu_si512(from)}; }
+    void store(std::int32_t* to) const { _mm512_storeu_si512(to, v); }
+    static Ints widen(const std::int8_t* from) {
+        return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints widen(const std::uint8_t* from) {
+        return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints widen_int16(const std::int16_t* from) {
+        return {_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+    }
+    static Ints multiply_add(Ints sum, Ints a, Ints b) {
+        return {_mm512_add_epi32(sum.v, _mm512_mullo_epi32(a.v, b.v))};
+    }
+    static Pairs load_pairs(const std::int16_t* from) { return _mm512_loadu_si512(from); }
+    static Ints pair_dot(Ints sum, std::int32_t pair, Pairs with) {
+        return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(_mm512_set1_epi32(pair), with))};
+    }
+    static Vec to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+    static Ints rounded(Vec a) {
+        return {_mm512_cvt_roundps_epi32(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    }
 };
 
 constexpr const char* kIsa = "avx512";

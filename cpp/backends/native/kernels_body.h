@@ -1,8 +1,10 @@
 // The kernels' algorithms, written once on `Vec`; each ISA file defines Vec and the tile, then includes this.
 //
-// Vec: `static constexpr int lanes`, load, store, broadcast, fused(a, b, c) = a * b + c, add, min, max.
-// Everything here has internal linkage and uses no library template: code compiled for one ISA must never
-// be what the linker picks for another.
+// Vec: `static constexpr int lanes`, load, store, broadcast, fused(a, b, c) = a * b + c, add, multiply, min,
+// max. Ints: as many int32: load, store, widen (from int8 or uint8), widen_int16, multiply_add, pair_dot
+// (sums of two products of int16, one factor being the same for all lanes), Pairs (what pair_dot multiplies
+// with), to_floats, rounded (to the nearest, halves to even). Everything here has internal linkage and uses
+// no library template: code compiled for one ISA must never be what the linker picks for another.
 
 template <int kVectors>
 void conv_block(const ConvTile& tile, const float* weights, float* output, int channels) {
@@ -121,7 +123,131 @@ void clamp(const float* in, float* out, std::size_t count, float low, float high
     }
 }
 
+template <typename T>
+void store_quantized(Ints sums, const float* multipliers, const Requantization& to, T* out, int count) {
+    const Vec scaled = Vec::multiply(Ints::to_floats(sums), Vec::load(multipliers));
+    const Vec clamped = Vec::min(Vec::max(scaled, Vec::broadcast(to.low)), Vec::broadcast(to.high));
+    std::int32_t lanes[Ints::lanes];
+    Ints::rounded(clamped).store(lanes);
+    for (int i = 0; i < count; ++i) out[i] = static_cast<T>(lanes[i] + to.zero_point);
+}
+
+// Channels of one tap that are widened at a time: all pixels of a tile then take a few KiB of the stack.
+constexpr int kWidened = 128;
+
+template <typename T>
+void widen(const T* const* inputs, int first, int count, std::int16_t (*widened)[kWidened]) {
+    for (int p = 0; p < kTilePixels; ++p) {
+        const T* input = inputs[p] + first;
+        for (int c = 0; c < count; ++c) widened[p][c] = input[c];
+        // The weights of a pair's missing half are zero, but this must still be a number.
+        if (count % 2 != 0) widened[p][count] = 0;
+    }
+}
+
+template <int kVectors>
+const std::int16_t* accumulate_pairs(const std::int16_t (*widened)[kWidened], int pairs,
+                                     const std::int16_t* weights, Ints (*sums)[kVectors]) {
+    for (int pair = 0; pair < pairs; ++pair) {
+        Ints::Pairs row[kVectors];
+        for (int v = 0; v < kVectors; ++v) row[v] = Ints::load_pairs(weights + 2 * v * Ints::lanes);
+        for (int p = 0; p < kTilePixels; ++p) {
+            std::int32_t value;
+            __builtin_memcpy(&value, &widened[p][2 * pair], sizeof(value));
+            for (int v = 0; v < kVectors; ++v) sums[p][v] = Ints::pair_dot(sums[p][v], value, row[v]);
+        }
+        weights += 2 * kTileChannels;
+    }
+    return weights;
+}
+
+template <typename T, int kVectors>
+void quantized_conv_block(const QuantizedConvTile<T>& tile, const std::int16_t* weights, int first,
+                          int channels) {
+    Ints sums[kTilePixels][kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+        const Ints bias = Ints::load(tile.bias + first + v * Ints::lanes);
+        for (int p = 0; p < kTilePixels; ++p) sums[p][v] = bias;
+    }
+    std::int16_t widened[kTilePixels][kWidened];
+    for (int tap = 0; tap < tile.taps; ++tap) {
+        for (int c = 0; c < tile.channels; c += kWidened) {
+            const int count = tile.channels - c < kWidened ? tile.channels - c : kWidened;
+            widen(tile.inputs + tap * kTilePixels, c, count, widened);
+            weights = accumulate_pairs<kVectors>(widened, (count + 1) / 2, weights, sums);
+        }
+    }
+    for (int p = 0; p < tile.pixels; ++p) {
+        for (int v = 0; v < kVectors; ++v) {
+            const int at = v * Ints::lanes;
+            const int left = channels - at < Ints::lanes ? channels - at : Ints::lanes;
+            if (left <= 0) break;
+            store_quantized(sums[p][v], tile.multipliers + first + at, tile.to,
+                            tile.output + p * tile.output_stride + first + at, left);
+        }
+    }
+}
+
+template <typename T>
+void quantized_conv_tile(const QuantizedConvTile<T>& tile) {
+    const std::int16_t* weights = tile.weights;
+    const std::ptrdiff_t pairs = (tile.channels + 1) / 2;
+    for (int first = 0; first < tile.output_channels; first += kTileChannels) {
+        const int left = tile.output_channels - first;
+        if (left > kTileChannels / 2) {
+            quantized_conv_block<T, kTileChannels / Ints::lanes>(tile, weights, first, left);
+        } else {
+            quantized_conv_block<T, kTileChannels / Ints::lanes / 2>(tile, weights, first, left);
+        }
+        weights += tile.taps * pairs * 2 * kTileChannels;
+    }
+}
+
+template <typename T>
+void quantized_depthwise_pixel(const QuantizedDepthwiseRow<T>& row, const T* const* inputs, T* output) {
+    int c = 0;
+    for (; c + Ints::lanes <= row.channels; c += Ints::lanes) {
+        Ints sum = Ints::load(row.bias + c);
+        for (int tap = 0; tap < row.taps; ++tap) {
+            const std::int16_t* weights = row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c;
+            sum = Ints::multiply_add(sum, Ints::widen(inputs[tap] + c), Ints::widen_int16(weights));
+        }
+        store_quantized(sum, row.multipliers + c, row.to, output + c, Ints::lanes);
+    }
+    for (; c < row.channels; ++c) {
+        // The same arithmetic in the first lane.
+        std::int32_t sums[Ints::lanes] = {row.bias[c]};
+        float multipliers[Ints::lanes] = {row.multipliers[c]};
+        for (int tap = 0; tap < row.taps; ++tap) {
+            sums[0] += inputs[tap][c] * row.weights[static_cast<std::ptrdiff_t>(tap) * row.channels + c];
+        }
+        store_quantized(Ints::load(sums), multipliers, row.to, output + c, 1);
+    }
+}
+
+template <typename T>
+void quantized_depthwise_row(const QuantizedDepthwiseRow<T>& row) {
+    for (int p = 0; p < row.pixels; ++p) {
+        quantized_depthwise_pixel(row, row.inputs + static_cast<std::ptrdiff_t>(p) * row.taps,
+                                  row.output + p * row.output_stride);
+    }
+}
+
 static_assert(kTilePixels <= kMaxTilePixels, "the steps' pointer arrays are smaller than the tile");
 static_assert(kTileChannels % (2 * Vec::lanes) == 0, "half a tile must be whole vectors");
 
-const Kernels kKernels = {kIsa, kTilePixels, kTileChannels, conv_tile, depthwise_row, add, clamp};
+static_assert(Ints::lanes == Vec::lanes, "sums are converted vector by vector");
+
+const Kernels kKernels = {
+    kIsa,
+    kTilePixels,
+    kTileChannels,
+    conv_tile,
+    depthwise_row,
+    add,
+    clamp,
+    quantized_conv_tile<std::int8_t>,
+    quantized_conv_tile<std::uint8_t>,
+    quantized_depthwise_row<std::int8_t>,
+    quantized_depthwise_row<std::uint8_t>,
+};

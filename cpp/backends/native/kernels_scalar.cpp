@@ -22,8 +22,51 @@ struct Vec {
     // Rounds twice, where hardware with a fused multiply-add rounds once.
     static Vec fused(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
     static Vec add(Vec a, Vec b) { return {a.v + b.v}; }
+    static Vec multiply(Vec a, Vec b) { return {a.v * b.v}; }
     static Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
     static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+};
+
+struct Ints {
+    static constexpr int lanes = 4;
+    struct Pairs {
+        std::int16_t low[lanes];
+        std::int16_t high[lanes];
+    };
+    std::int32_t v[lanes];
+
+    static Ints load(const std::int32_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
+    void store(std::int32_t* to) const { __builtin_memcpy(to, v, sizeof(v)); }
+    static Ints widen(const std::int8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
+    static Ints widen(const std::uint8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
+    static Ints widen_int16(const std::int16_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
+    static Ints multiply_add(Ints sum, Ints a, Ints b) {
+        for (int i = 0; i < lanes; ++i) sum.v[i] += a.v[i] * b.v[i];
+        return sum;
+    }
+    static Pairs load_pairs(const std::int16_t* from) {
+        return {{from[0], from[2], from[4], from[6]}, {from[1], from[3], from[5], from[7]}};
+    }
+    static Ints pair_dot(Ints sum, std::int32_t pair, const Pairs& with) {
+        std::int16_t factors[2];
+        __builtin_memcpy(factors, &pair, sizeof(factors));
+        for (int i = 0; i < lanes; ++i) sum.v[i] += factors[0] * with.low[i] + factors[1] * with.high[i];
+        return sum;
+    }
+    static Vec to_floats(Ints a) {
+        return {Lanes{static_cast<float>(a.v[0]), static_cast<float>(a.v[1]), static_cast<float>(a.v[2]),
+                      static_cast<float>(a.v[3])}};
+    }
+    // Adding 1.5 * 2^23 leaves no bits for a fraction, so the addition itself rounds as IEEE says: halves to
+    // even.
+    static Ints rounded(Vec a) {
+        constexpr float kMagic = 12582912;
+        Ints r;
+        for (int i = 0; i < lanes; ++i) {
+            r.v[i] = static_cast<std::int32_t>(a.v[i] + kMagic - kMagic);
+        }
+        return r;
+    }
 };
 
 constexpr const char* kIsa = "scalar";

@@ -7,7 +7,7 @@
 namespace edgeface::native {
 namespace {
 
-constexpr std::size_t kAlignment = 16;  // floats: a cache line
+constexpr std::size_t kAlignment = 64;  // elements: whole cache lines for every type
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
@@ -34,8 +34,8 @@ class Placer {
   public:
     explicit Placer(const Network& network)
         : network_(network),
-          places_(network.shapes().size()),
-          readers_(network.shapes().size()) {
+          places_(network.values().size()),
+          readers_(network.values().size()) {
         for (const Operation& operation : network.operations()) {
             for (const int input : operation.inputs) ++readers_[index(input)];
         }
@@ -62,7 +62,11 @@ class Placer {
     }
 
   private:
-    const Shape& shape(int value) const { return network_.shapes()[index(value)]; }
+    const Shape& shape(int value) const { return network_.values()[index(value)].shape; }
+
+    bool same_scale(int a, int b) const {
+        return network_.values()[index(a)].quantization == network_.values()[index(b)].quantization;
+    }
 
     void place_new(int value) {
         if (places_[index(value)]) return;
@@ -91,6 +95,7 @@ class Placer {
                 try_place(first, {output.buffer, output.offset, shape(first).channels, output.overwritten});
         } else if (std::holds_alternative<Relu>(operation.op) ||
                    std::holds_alternative<Softmax>(operation.op)) {
+            // In place: every value is read before it is written, so scales may differ.
             try_place(first, {output.buffer, output.offset, output.stride, true});
         }
     }
@@ -98,7 +103,9 @@ class Placer {
     void share_concat(const Operation& operation, Axis axis, const Place& output) {
         std::size_t offset = output.offset;
         for (const int input : operation.inputs) {
-            try_place(input, {output.buffer, offset, output.stride, output.overwritten});
+            if (same_scale(input, operation.output)) {
+                try_place(input, {output.buffer, offset, output.stride, output.overwritten});
+            }
             const Shape& part = shape(input);
             offset += axis == Axis::channels ? static_cast<std::size_t>(part.channels)
                                              : part.pixels() * static_cast<std::size_t>(output.stride);

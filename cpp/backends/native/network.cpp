@@ -1,5 +1,8 @@
 #include "network.h"
 
+#include <cmath>
+#include <cstdlib>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -15,88 +18,132 @@ bool fits(int output, int stride, int pad, int input) {
     return output >= 1 && (output - 1) * stride - pad < input;
 }
 
-}  // namespace
-
-Network::Network(Shape input) {
-    require(input.height > 0 && input.width > 0 && input.channels > 0, "input", "the shape is not positive");
-    shapes_.push_back(input);
-}
-
-const Shape& Network::shape(int value) const {
-    require(value >= 0 && static_cast<std::size_t>(value) < shapes_.size(), std::to_string(value),
-            "no such value");
-    return shapes_[static_cast<std::size_t>(value)];
-}
-
-int Network::append(Operation operation, Shape output) {
-    operation.output = static_cast<int>(shapes_.size());
-    shapes_.push_back(output);
-    operations_.push_back(std::move(operation));
-    return operations_.back().output;
-}
-
-int Network::conv(const std::string& name, int data, Conv conv, Shape output) {
-    const Shape& input = shape(data);
-    const Window& window = conv.window;
+void check_window(const std::string& name, const Window& window, const Shape& input, const Shape& output) {
     require(window.kernel_height > 0 && window.kernel_width > 0 && window.stride_y > 0 &&
                 window.stride_x > 0 && window.dilation_y > 0 && window.dilation_x > 0 &&
                 window.pad_top >= 0 && window.pad_left >= 0,
             name, "bad window");
     require(window.kernel_height <= kMaxTaps && window.kernel_width <= kMaxTaps && window.taps() <= kMaxTaps,
             name, "the kernel is larger than 11 x 11");
-    require(conv.groups > 0 && input.channels % conv.groups == 0 && output.channels % conv.groups == 0, name,
-            "the groups do not divide the channels");
     require(fits(output.height, window.stride_y, window.pad_top, input.height) &&
                 fits(output.width, window.stride_x, window.pad_left, input.width),
             name, "the output reaches past the input");
+}
+
+template <typename Conv>
+void check_conv(const std::string& name, const Conv& conv, const Shape& input, const Shape& output) {
+    check_window(name, conv.window, input, output);
+    require(conv.groups > 0 && input.channels % conv.groups == 0 && output.channels % conv.groups == 0, name,
+            "the groups do not divide the channels");
     const std::size_t expected = static_cast<std::size_t>(output.channels) *
                                  static_cast<std::size_t>(input.channels / conv.groups) *
-                                 static_cast<std::size_t>(window.taps());
+                                 static_cast<std::size_t>(conv.window.taps());
     require(conv.weight.size() == expected, name, "the weight has another size");
     require(conv.bias.size() == static_cast<std::size_t>(output.channels), name, "the bias has another size");
+}
+
+bool is_scale(float scale) { return std::isfinite(scale) && scale > 0; }
+
+bool fits_type(const Quantization& quantization, DataType type) {
+    const int low = type == DataType::uint8 ? 0 : -127;
+    const int high = type == DataType::uint8 ? 255 : 127;
+    if (type == DataType::float32) return quantization == Quantization{};
+    return is_scale(quantization.scale) && quantization.zero_point >= low && quantization.zero_point <= high;
+}
+
+// The sum of one output channel stays within 32 bits whatever the input, zero point included.
+bool stays_in_range(const QuantizedConv& conv) {
+    constexpr long long kLargestInput = 255;
+    const std::size_t weights = conv.weight.size() / conv.bias.size();
+    for (std::size_t channel = 0; channel < conv.bias.size(); ++channel) {
+        long long largest = std::llabs(conv.bias[channel]);
+        for (std::size_t i = 0; i < weights; ++i) {
+            largest += 2 * kLargestInput * std::abs(conv.weight[channel * weights + i]);
+        }
+        if (largest > std::numeric_limits<std::int32_t>::max()) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+Network::Network(Shape input, DataType type, Quantization quantization)
+    : type_(type) {
+    require(input.height > 0 && input.width > 0 && input.channels > 0, "input", "the shape is not positive");
+    require(fits_type(quantization, type), "input", "bad scale or zero point");
+    values_.push_back({input, quantization});
+}
+
+const Value& Network::value(int number) const {
+    require(number >= 0 && static_cast<std::size_t>(number) < values_.size(), std::to_string(number),
+            "no such value");
+    return values_[static_cast<std::size_t>(number)];
+}
+
+int Network::append(Operation operation, const Value& output) {
+    require(fits_type(output.quantization, type_), operation.name, "bad scale or zero point");
+    operation.output = static_cast<int>(values_.size());
+    values_.push_back(output);
+    operations_.push_back(std::move(operation));
+    return operations_.back().output;
+}
+
+int Network::conv(const std::string& name, int data, Conv conv, Shape output) {
+    require(type_ == DataType::float32, name, "a float32 convolution in a quantised network");
+    check_conv(name, conv, value(data).shape, output);
+    return append({std::move(conv), name, {data}}, {output, {}});
+}
+
+int Network::conv(const std::string& name, int data, QuantizedConv conv, const Value& output) {
+    require(type_ != DataType::float32, name, "a quantised convolution in a float32 network");
+    check_conv(name, conv, value(data).shape, output.shape);
+    require(conv.weight_scale.size() == conv.bias.size(), name, "a scale a channel is needed");
+    for (const float scale : conv.weight_scale)
+        require(is_scale(scale), name, "a weight's scale is not positive");
+    require(stays_in_range(conv), name, "its sums could overflow 32 bits");
     return append({std::move(conv), name, {data}}, output);
 }
 
-int Network::relu(const std::string& name, int data) {
-    return append({Relu{}, name, {data}}, Shape(shape(data)));
+int Network::relu(const std::string& name, int data, Quantization output) {
+    return append({Relu{}, name, {data}}, {value(data).shape, output});
 }
 
-int Network::add(const std::string& name, int a, int b, Clamp clamp) {
-    require(shape(a) == shape(b), name, "the shapes differ");
-    return append({Add{clamp}, name, {a, b}}, Shape(shape(a)));
+int Network::add(const std::string& name, int a, int b, Clamp clamp, Quantization output) {
+    require(value(a).shape == value(b).shape, name, "the shapes differ");
+    return append({Add{clamp}, name, {a, b}}, {value(a).shape, output});
 }
 
-int Network::concat(const std::string& name, std::vector<int> values, Axis axis) {
+int Network::concat(const std::string& name, std::vector<int> values, Axis axis, Quantization output) {
     require(!values.empty(), name, "nothing to join");
-    Shape joined = shape(values.front());
+    Shape joined = value(values.front()).shape;
     int& length = axis == Axis::channels ? joined.channels : joined.height;
     length = 0;
-    for (const int value : values) {
-        Shape part = shape(value);
+    for (const int number : values) {
+        Shape part = value(number).shape;
         int& part_length = axis == Axis::channels ? part.channels : part.height;
         length += part_length;
         part_length = length;
         require(part == joined && (axis == Axis::channels || part.width == 1), name, "the shapes differ");
     }
-    return append({Concat{axis}, name, std::move(values)}, joined);
+    return append({Concat{axis}, name, std::move(values)}, {joined, output});
 }
 
 int Network::rows(const std::string& name, int data, int columns) {
-    const std::size_t values = shape(data).values();
-    require(columns > 0 && values % static_cast<std::size_t>(columns) == 0, name,
+    const std::size_t count = value(data).shape.values();
+    require(columns > 0 && count % static_cast<std::size_t>(columns) == 0, name,
             "the columns do not divide it");
-    return append({View{}, name, {data}},
-                  {static_cast<int>(values / static_cast<std::size_t>(columns)), 1, columns});
+    const Shape shape{static_cast<int>(count / static_cast<std::size_t>(columns)), 1, columns};
+    return append({View{}, name, {data}}, {shape, value(data).quantization});
 }
 
-int Network::softmax(const std::string& name, int data) {
-    return append({Softmax{}, name, {data}}, Shape(shape(data)));
+int Network::softmax(const std::string& name, int data, Quantization output) {
+    return append({Softmax{}, name, {data}}, {value(data).shape, output});
 }
 
-void Network::output(const std::string& name, int value) {
-    shape(value);
-    require(value != kInput, name, "the input cannot be an output");
-    outputs_.emplace_back(name, value);
+void Network::output(const std::string& name, int number) {
+    value(number);
+    require(number != kInput, name, "the input cannot be an output");
+    outputs_.emplace_back(name, number);
 }
 
 }  // namespace edgeface::native

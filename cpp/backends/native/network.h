@@ -1,14 +1,18 @@
 // What the engine runs: a network of images, before anything is decided about memory.
 //
-// Every value is an image of height x width pixels with its channels next to each other (NHWC). A list of
-// rows, such as a head with one row a prior, is an image one pixel wide; so taking a convolution's output
+// All values have one type. Quantised ones have a scale and zero point each; real = (stored - zero_point) *
+// scale. Every value is an image of height x width pixels with its channels next to each other (NHWC). A list
+// of rows, such as a head with one row a prior, is an image one pixel wide; so taking a convolution's output
 // as rows moves no data.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <variant>
 #include <vector>
+
+#include "../../types.h"
 
 namespace edgeface::native {
 
@@ -24,7 +28,7 @@ struct Shape {
     }
 };
 
-// Bounds of an activation that clamps: relu is [0, inf).
+// Bounds of an activation that clamps, in real numbers: relu is [0, inf).
 struct Clamp {
     float low = 0;
     float high = 0;
@@ -55,6 +59,21 @@ struct Conv {
     std::vector<float> bias;
 };
 
+// The same for quantised values, in integers up to the last step. With the input's zero point z, per output
+// channel:
+//   sum = bias + sum over taps and channels of (input - z) * weight          exact, in 32 bits
+//   steps = clamp(float(sum) * multiplier), multiplier = fl(fl(input scale * weight_scale) / output scale)
+//   output = round(steps) + output zero point, to the nearest, halves to even
+// Every step is one IEEE operation in single precision or an integer one: the same on every CPU.
+struct QuantizedConv {
+    Window window;
+    int groups = 1;
+    Clamp clamp;
+    std::vector<std::int16_t> weight;  // less its zero point
+    std::vector<std::int32_t> bias;    // in units of input scale * weight_scale
+    std::vector<float> weight_scale;   // by output channel
+};
+
 struct Relu {};
 
 struct Add {
@@ -73,36 +92,44 @@ struct View {};
 struct Softmax {};  // over the channels
 
 struct Operation {
-    std::variant<Conv, Relu, Add, Concat, View, Softmax> op;
+    std::variant<Conv, QuantizedConv, Relu, Add, Concat, View, Softmax> op;
     std::string name;
     std::vector<int> inputs;
     int output = 0;
+};
+
+struct Value {
+    Shape shape;
+    Quantization quantization;
 };
 
 // Built front to back; every method returns the number of the value it makes and checks its arguments
 // (std::invalid_argument), so that what is planned later needs no checks.
 class Network {
   public:
-    explicit Network(Shape input);
+    Network(Shape input, DataType type, Quantization quantization);
 
     int conv(const std::string& name, int data, Conv conv, Shape output);
-    int relu(const std::string& name, int data);
-    int add(const std::string& name, int a, int b, Clamp clamp);
-    int concat(const std::string& name, std::vector<int> values, Axis axis);
+    int conv(const std::string& name, int data, QuantizedConv conv, const Value& output);
+    int relu(const std::string& name, int data, Quantization output);
+    int add(const std::string& name, int a, int b, Clamp clamp, Quantization output);
+    int concat(const std::string& name, std::vector<int> values, Axis axis, Quantization output);
     int rows(const std::string& name, int data, int columns);
-    int softmax(const std::string& name, int data);
+    int softmax(const std::string& name, int data, Quantization output);
     void output(const std::string& name, int value);
 
     static constexpr int kInput = 0;
-    const std::vector<Shape>& shapes() const { return shapes_; }
+    DataType type() const { return type_; }
+    const std::vector<Value>& values() const { return values_; }
     const std::vector<Operation>& operations() const { return operations_; }
     const std::vector<std::pair<std::string, int>>& outputs() const { return outputs_; }
 
   private:
-    const Shape& shape(int value) const;
-    int append(Operation operation, Shape output);
+    const Value& value(int number) const;
+    int append(Operation operation, const Value& output);
 
-    std::vector<Shape> shapes_;
+    DataType type_;
+    std::vector<Value> values_;
     std::vector<Operation> operations_;
     std::vector<std::pair<std::string, int>> outputs_;
 };

@@ -9,28 +9,10 @@
 
 #include "kernels.h"
 #include "network.h"
+#include "steps.h"
 #include "threads.h"
 
 namespace edgeface::native {
-
-// Where a value lies: pixel p, channel c at data[p * stride + c].
-struct Image {
-    float* data = nullptr;
-    Shape shape;
-    std::ptrdiff_t stride = 0;
-};
-
-// One operation over the whole image, cut into pieces that any threads may do in any order.
-class Step {
-  public:
-    virtual ~Step() = default;
-    virtual int pieces() const = 0;
-    virtual void run(int begin, int end) const = 0;
-
-    Step() = default;
-    Step(const Step&) = delete;
-    Step& operator=(const Step&) = delete;
-};
 
 // What one step is, for people.
 struct StepInfo {
@@ -43,19 +25,21 @@ class Plan {
   public:
     Plan(const Network& network, const Kernels& kernels, int threads);
 
+    DataType type() const { return type_; }
     const Image& input() const { return images_[Network::kInput]; }
     const std::map<std::string, Image>& outputs() const { return outputs_; }
     void run();
 
-    // Floats that all values between input and outputs need together, sharing memory.
+    // Bytes that all values need together, sharing memory.
     std::size_t arena_size() const { return arena_size_; }
     const std::vector<StepInfo>& steps() const { return infos_; }
 
   private:
     void run_steps(int rank);
 
+    DataType type_;
     ThreadPool pool_;
-    std::vector<float> arena_;
+    std::vector<std::byte> arena_;
     std::size_t arena_size_ = 0;
     std::vector<Image> images_;
     std::vector<std::unique_ptr<Step>> steps_;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ..graph import FLOAT32, Add, Concat, Conv, Graph, Node, Relu, Reshape, Soft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ..graph import Tensor
 
 NAME = "native"
 
@@ -37,10 +39,16 @@ def open_graph(graph: Graph, num_threads: int) -> _core.Engine:
 
 def lower(graph: Graph) -> _core.Network:
     """The engine's form of a graph; BackendError names the first node that it has no operation for."""
-    if graph.is_quantized:
-        raise BackendError("it runs float32 networks; this one is quantised")
-    _, channels, height, width = graph.tensors[graph.input].shape
-    lowering = _Lowering(graph, _core.Network(height, width, channels))
+    source = graph.tensors[graph.input]
+    _, channels, height, width = source.shape
+    dtype = source.dtype.name
+    if dtype not in ("float32", "int8", "uint8"):
+        raise BackendError(f"it runs float32, int8 and uint8 networks; this one is {dtype}")
+    try:
+        network = _core.Network(height, width, channels, type=dtype, scale=_scale(source))
+    except ValueError as error:
+        raise BackendError(str(error)) from None
+    lowering = _Lowering(graph, network)
     lowering.values[graph.input] = _Value(0, is_rows=False)
     for node in graph.nodes:
         lowering.add(node)
@@ -69,7 +77,24 @@ class _Lowering:
     values: dict[str, _Value] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
-        self.values[node.output] = _RULES[type(node.op)](self, node)
+        dtype = self.graph.tensors[node.output].dtype
+        if dtype != self.graph.tensors[self.graph.input].dtype:
+            raise _unsupported(node, f"it makes {dtype} from another type")
+        try:
+            self.values[node.output] = _RULES[type(node.op)](self, node)
+        except ValueError as error:  # the core's own checks
+            raise _unsupported(node, str(error)) from None
+
+    def scale(self, node: Node) -> _core.Scale:
+        """Of the node's output."""
+        return self.scale_of(node.output)
+
+    def scale_of(self, name: str) -> _core.Scale:
+        return _scale(self.graph.tensors[name])
+
+    def check_same_scale(self, node: Node) -> None:
+        if self.scale_of(node.inputs[0]) != self.scale(node):
+            raise _unsupported(node, "it changes the scale of its values")
 
     def value(self, node: Node, index: int = 0) -> _Value:
         name = node.inputs[index]
@@ -82,9 +107,20 @@ class _Lowering:
 
     def constant(self, node: Node, index: int) -> np.ndarray:
         tensor = self.graph.tensors[node.inputs[index]]
-        if tensor.data is None or tensor.dtype != FLOAT32:
-            raise _unsupported(node, f"'{tensor.name}' is not a float32 constant")
+        if tensor.data is None:
+            raise _unsupported(node, f"'{tensor.name}' is not a constant")
         return tensor.data
+
+
+def _scale(tensor: Tensor) -> _core.Scale:
+    if tensor.quantization is None:
+        if tensor.dtype != FLOAT32:
+            raise BackendError(f"'{tensor.name}' is {tensor.dtype} without a scale")
+        return 1.0, 0
+    scales, zero_points = tensor.quantization.scale, tensor.quantization.zero_point
+    if scales.size != 1:
+        raise BackendError(f"'{tensor.name}' has {scales.size} scales; an activation needs one")
+    return float(scales[0]), int(zero_points[0])
 
 
 def _unsupported(node: Node, why: str) -> BackendError:
@@ -94,34 +130,73 @@ def _unsupported(node: Node, why: str) -> BackendError:
 def _conv(lowering: _Lowering, node: Node) -> _Value:
     op = node.op
     assert isinstance(op, Conv)
-    weight = lowering.constant(node, 1)
-    has_bias = len(node.inputs) > 2
-    bias = lowering.constant(node, 2) if has_bias else np.zeros(len(weight), np.float32)
     data = lowering.value(node)
     if data.is_rows:
         raise _unsupported(node, "its input is rows in memory, not an image")
     _, channels, height, width = lowering.shape(node.output)
-    try:
-        number = lowering.network.conv(
-            node.name,
-            data.number,
-            weight=weight,
-            bias=bias,
-            stride=op.stride,
-            dilation=op.dilation,
-            pad=op.pads[:2],
-            groups=op.groups,
-            clamp=_CLAMP[op.activation],
-            output=(height, width, channels),
+    common: dict[str, Any] = {
+        "stride": op.stride,
+        "dilation": op.dilation,
+        "pad": op.pads[:2],
+        "groups": op.groups,
+        "clamp": _CLAMP[op.activation],
+        "output": (height, width, channels),
+    }
+    if lowering.graph.tensors[node.output].dtype == FLOAT32:
+        weights = _float_weights(lowering, node)
+        number = lowering.network.conv(node.name, data.number, **weights, **common)
+    else:
+        weights = _quantized_weights(lowering, node)
+        number = lowering.network.quantized_conv(
+            node.name, data.number, **weights, **common, scale=lowering.scale(node)
         )
-    except ValueError as error:
-        raise _unsupported(node, str(error)) from None
     return _Value(number, is_rows=False)
+
+
+def _float_weights(lowering: _Lowering, node: Node) -> dict[str, Any]:
+    weight = lowering.constant(node, 1)
+    bias = _bias(lowering, node, len(weight), np.float32)
+    if weight.dtype != FLOAT32 or bias.dtype != FLOAT32:
+        raise _unsupported(node, f"its weight is {weight.dtype}, its bias {bias.dtype}")
+    return {"weight": weight, "bias": bias}
+
+
+def _quantized_weights(lowering: _Lowering, node: Node) -> dict[str, Any]:
+    """Weights less their zero points, biases in units of input scale * weight scale."""
+    weight = lowering.constant(node, 1)
+    quantization = lowering.graph.tensors[node.inputs[1]].quantization
+    bias = _bias(lowering, node, len(weight), np.int32)
+    if quantization is None or weight.dtype.itemsize != 1 or bias.dtype != np.int32:
+        raise _unsupported(node, f"its weight is {weight.dtype}, its bias {bias.dtype}")
+    scale = np.broadcast_to(quantization.scale, (len(weight),)).astype(np.float32)
+    zero_point = np.broadcast_to(quantization.zero_point, (len(weight),))[:, None, None, None]
+    _check_bias_scale(lowering, node, scale)
+    return {
+        "weight": np.ascontiguousarray(weight.astype(np.int16) - zero_point, np.int16),
+        "bias": np.ascontiguousarray(bias),
+        "weight_scale": scale,
+    }
+
+
+def _check_bias_scale(lowering: _Lowering, node: Node, weight_scale: np.ndarray) -> None:
+    bias = lowering.graph.tensors[node.inputs[2]] if len(node.inputs) > 2 else None
+    if bias is None or bias.quantization is None:
+        return
+    expected = lowering.scale_of(node.inputs[0])[0] * weight_scale.astype(np.float64)
+    # Writers round their scales to six decimals; a bias of another network is far off.
+    if not np.allclose(bias.quantization.scale, expected, rtol=1e-2, atol=0):
+        raise _unsupported(node, "its bias is not in units of input scale times weight scale")
+
+
+def _bias(lowering: _Lowering, node: Node, channels: int, dtype: type) -> np.ndarray:
+    return lowering.constant(node, 2) if len(node.inputs) > 2 else np.zeros(channels, dtype)
 
 
 def _relu(lowering: _Lowering, node: Node) -> _Value:
     value = lowering.value(node)
-    return _Value(lowering.network.relu(node.name, value.number), value.is_rows)
+    return _Value(
+        lowering.network.relu(node.name, value.number, scale=lowering.scale(node)), value.is_rows
+    )
 
 
 def _add(lowering: _Lowering, node: Node) -> _Value:
@@ -130,7 +205,9 @@ def _add(lowering: _Lowering, node: Node) -> _Value:
     a, b = lowering.value(node, 0), lowering.value(node, 1)
     if a.is_rows != b.is_rows:
         raise _unsupported(node, "its inputs lie in memory in different orders")
-    number = lowering.network.add(node.name, a.number, b.number, clamp=_CLAMP[op.activation])
+    number = lowering.network.add(
+        node.name, a.number, b.number, clamp=_CLAMP[op.activation], scale=lowering.scale(node)
+    )
     return _Value(number, a.is_rows)
 
 
@@ -141,13 +218,18 @@ def _concat(lowering: _Lowering, node: Node) -> _Value:
     shape = lowering.shape(node.output)
     numbers = [value.number for value in values]
     if not any(value.is_rows for value in values) and op.axis == 1:
-        number = lowering.network.concat(node.name, numbers, axis="channels")
+        number = lowering.network.concat(
+            node.name, numbers, axis="channels", scale=lowering.scale(node)
+        )
         return _Value(number, is_rows=False)
     # Rows follow one another in memory when nothing but 1 lies before the axis.
     joins_rows = op.axis < len(shape) - 1 and math.prod(shape[: op.axis]) == 1
     if not all(value.is_rows for value in values) or not joins_rows:
         raise _unsupported(node, f"axis {op.axis} of {shape}")
-    return _Value(lowering.network.concat(node.name, numbers, axis="rows"), is_rows=True)
+    return _Value(
+        lowering.network.concat(node.name, numbers, axis="rows", scale=lowering.scale(node)),
+        is_rows=True,
+    )
 
 
 def _softmax(lowering: _Lowering, node: Node) -> _Value:
@@ -157,7 +239,9 @@ def _softmax(lowering: _Lowering, node: Node) -> _Value:
     channel_axis = len(lowering.shape(node.output)) - 1 if value.is_rows else 1
     if op.axis != channel_axis:
         raise _unsupported(node, f"axis {op.axis}")
-    return _Value(lowering.network.softmax(node.name, value.number), value.is_rows)
+    return _Value(
+        lowering.network.softmax(node.name, value.number, scale=lowering.scale(node)), value.is_rows
+    )
 
 
 def _transpose(lowering: _Lowering, node: Node) -> _Value:
@@ -166,6 +250,7 @@ def _transpose(lowering: _Lowering, node: Node) -> _Value:
     value = lowering.value(node)
     if value.is_rows or op.order != (0, 2, 3, 1):
         raise _unsupported(node, f"order {op.order}")
+    lowering.check_same_scale(node)
     columns = lowering.shape(node.output)[-1]
     return _Value(lowering.network.rows(node.name, value.number, columns=columns), is_rows=True)
 
@@ -177,6 +262,7 @@ def _reshape(lowering: _Lowering, node: Node) -> _Value:
     # One pixel, or one channel: then the order of an image's values is the tensor's.
     if not value.is_rows and inner[0] != 1 and math.prod(inner[1:]) != 1:
         raise _unsupported(node, "it would need the channels first in memory")
+    lowering.check_same_scale(node)
     columns = lowering.shape(node.output)[-1]
     return _Value(lowering.network.rows(node.name, value.number, columns=columns), is_rows=True)
 
