@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -793,6 +794,18 @@ def test_released_models_work_at_1280x960(photographs):
 
 
 @needs_shared
-def test_quantised_tmfiles_are_refused_with_the_reason():
-    with pytest.raises((BackendError, ModelError), match="quanti"):
-        FaceDetector(TMFILES / "rfb320-int8.tmfile")
+@pytest.mark.parametrize("name", ["rfb320-int8.tmfile", "rfb320-uint8.tmfile"])
+def test_quantised_tmfiles_find_what_their_float_twin_finds(name, photographs):
+    wants = [FaceDetector(RELEASED["rfb320.tmfile"]).detect(f) for f in photographs.values()]
+    detector = FaceDetector(TMFILES / name)
+    missed = 0
+    for frame, want in zip(photographs.values(), wants):
+        got = detector.detect(frame)
+        missed += sum(max(map(partial(_overlap, face), got), default=0) < 0.5 for face in want)
+    # Tengine itself, on other photographs: 10 (int8) and 29 (uint8) of 581 missed. Twice that.
+    assert missed <= 0.1 * sum(map(len, wants))
+
+
+def _overlap(a, b):
+    shared = max(0, min(a.x2, b.x2) - max(a.x1, b.x1)) * max(0, min(a.y2, b.y2) - max(a.y1, b.y1))
+    return shared / (a.width * a.height + b.width * b.height - shared)
