@@ -27,9 +27,10 @@ struct ConvTile {
     float high;
 };
 
-// One output pixel after another of a depthwise convolution.
+// One output pixel after another of a depthwise convolution: tap t of pixel p reads inputs[t] + p * steps[t].
 struct DepthwiseRow {
-    const float* const* inputs;  // [pixel][tap]
+    const float* const* inputs;
+    const std::ptrdiff_t* steps;
     int taps;
     int pixels;
     int channels;
@@ -69,6 +70,7 @@ struct QuantizedConvTile {
 template <typename T>
 struct QuantizedDepthwiseRow {
     const T* const* inputs;
+    const std::ptrdiff_t* steps;
     int taps;
     int pixels;
     int channels;

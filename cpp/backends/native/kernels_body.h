@@ -59,40 +59,65 @@ void conv_tile(const ConvTile& tile) {
     }
 }
 
+// One vector of channels of every pixel; all taps' weights stay in registers where their number is known.
 template <int kTaps>
-void depthwise_pixel(const DepthwiseRow& row, const float* const* inputs, float* output, int taps) {
+void depthwise_vector(const DepthwiseRow& row, int c) {
     const Vec low = Vec::broadcast(row.low);
     const Vec high = Vec::broadcast(row.high);
-    int c = 0;
-    for (; c + Vec::lanes <= row.channels; c += Vec::lanes) {
+    const Vec bias = Vec::load(row.weights + c);
+    Vec weights[kTaps];
+    const float* inputs[kTaps];
+    for (int tap = 0; tap < kTaps; ++tap) {
+        weights[tap] = Vec::load(row.weights + static_cast<std::ptrdiff_t>(tap + 1) * row.channels + c);
+        inputs[tap] = row.inputs[tap] + c;
+    }
+    for (int p = 0; p < row.pixels; ++p) {
+        Vec sum = bias;
+        for (int tap = 0; tap < kTaps; ++tap) {
+            sum = Vec::fused(Vec::load(inputs[tap]), weights[tap], sum);
+            inputs[tap] += row.steps[tap];
+        }
+        Vec::min(Vec::max(sum, low), high).store(row.output + p * row.output_stride + c);
+    }
+}
+
+void depthwise_vector(const DepthwiseRow& row, int c) {
+    const Vec low = Vec::broadcast(row.low);
+    const Vec high = Vec::broadcast(row.high);
+    for (int p = 0; p < row.pixels; ++p) {
         const float* weights = row.weights + c;
         Vec sum = Vec::load(weights);
-        for (int tap = 0; tap < (kTaps > 0 ? kTaps : taps); ++tap) {
+        for (int tap = 0; tap < row.taps; ++tap) {
             weights += row.channels;
-            sum = Vec::fused(Vec::load(inputs[tap] + c), Vec::load(weights), sum);
+            sum = Vec::fused(Vec::load(row.inputs[tap] + p * row.steps[tap] + c), Vec::load(weights), sum);
         }
-        Vec::min(Vec::max(sum, low), high).store(output + c);
+        Vec::min(Vec::max(sum, low), high).store(row.output + p * row.output_stride + c);
     }
-    for (; c < row.channels; ++c) {
+}
+
+void depthwise_channel(const DepthwiseRow& row, int c) {
+    for (int p = 0; p < row.pixels; ++p) {
         float sum = row.weights[c];
-        for (int tap = 0; tap < taps; ++tap)
-            sum += inputs[tap][c] * row.weights[(tap + 1) * row.channels + c];
+        for (int tap = 0; tap < row.taps; ++tap) {
+            const float weight = row.weights[static_cast<std::ptrdiff_t>(tap + 1) * row.channels + c];
+            sum += row.inputs[tap][p * row.steps[tap] + c] * weight;
+        }
         sum = sum > row.low ? sum : row.low;
-        output[c] = sum < row.high ? sum : row.high;
+        row.output[p * row.output_stride + c] = sum < row.high ? sum : row.high;
     }
 }
 
 void depthwise_row(const DepthwiseRow& row) {
-    for (int p = 0; p < row.pixels; ++p) {
-        const float* const* inputs = row.inputs + static_cast<std::ptrdiff_t>(p) * row.taps;
-        float* output = row.output + p * row.output_stride;
+    int c = 0;
+    for (; c + Vec::lanes <= row.channels; c += Vec::lanes) {
         // Nearly every depthwise layer of these networks is 3x3: unrolled.
         if (row.taps == 9) {
-            depthwise_pixel<9>(row, inputs, output, 9);
+            depthwise_vector<9>(row, c);
         } else {
-            depthwise_pixel<0>(row, inputs, output, row.taps);
+            depthwise_vector(row, c);
         }
     }
+    for (; c < row.channels; ++c) depthwise_channel(row, c);
 }
 
 void add(const float* a, const float* b, float* out, std::size_t count, float low, float high) {
@@ -203,34 +228,65 @@ void quantized_conv_tile(const QuantizedConvTile<T>& tile) {
     }
 }
 
+template <typename T, int kTaps>
+void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
+    const Ints bias = Ints::load(row.bias + c);
+    Ints weights[kTaps];
+    const T* inputs[kTaps];
+    for (int tap = 0; tap < kTaps; ++tap) {
+        weights[tap] = Ints::widen_int16(row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c);
+        inputs[tap] = row.inputs[tap] + c;
+    }
+    for (int p = 0; p < row.pixels; ++p) {
+        Ints sum = bias;
+        for (int tap = 0; tap < kTaps; ++tap) {
+            sum = Ints::multiply_add(sum, Ints::widen(inputs[tap]), weights[tap]);
+            inputs[tap] += row.steps[tap];
+        }
+        store_quantized(sum, row.multipliers + c, row.to, row.output + p * row.output_stride + c,
+                        Ints::lanes);
+    }
+}
+
 template <typename T>
-void quantized_depthwise_pixel(const QuantizedDepthwiseRow<T>& row, const T* const* inputs, T* output) {
-    int c = 0;
-    for (; c + Ints::lanes <= row.channels; c += Ints::lanes) {
+void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
+    for (int p = 0; p < row.pixels; ++p) {
         Ints sum = Ints::load(row.bias + c);
         for (int tap = 0; tap < row.taps; ++tap) {
             const std::int16_t* weights = row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c;
-            sum = Ints::multiply_add(sum, Ints::widen(inputs[tap] + c), Ints::widen_int16(weights));
+            const Ints values = Ints::widen(row.inputs[tap] + p * row.steps[tap] + c);
+            sum = Ints::multiply_add(sum, values, Ints::widen_int16(weights));
         }
-        store_quantized(sum, row.multipliers + c, row.to, output + c, Ints::lanes);
+        store_quantized(sum, row.multipliers + c, row.to, row.output + p * row.output_stride + c,
+                        Ints::lanes);
     }
-    for (; c < row.channels; ++c) {
-        // The same arithmetic in the first lane.
+}
+
+// The same arithmetic in the first lane.
+template <typename T>
+void quantized_depthwise_channel(const QuantizedDepthwiseRow<T>& row, int c) {
+    const float multipliers[Ints::lanes] = {row.multipliers[c]};
+    for (int p = 0; p < row.pixels; ++p) {
         std::int32_t sums[Ints::lanes] = {row.bias[c]};
-        float multipliers[Ints::lanes] = {row.multipliers[c]};
         for (int tap = 0; tap < row.taps; ++tap) {
-            sums[0] += inputs[tap][c] * row.weights[static_cast<std::ptrdiff_t>(tap) * row.channels + c];
+            const std::int16_t weight = row.weights[static_cast<std::ptrdiff_t>(tap) * row.channels + c];
+            sums[0] += row.inputs[tap][p * row.steps[tap] + c] * weight;
         }
-        store_quantized(Ints::load(sums), multipliers, row.to, output + c, 1);
+        store_quantized(Ints::load(sums), multipliers, row.to, row.output + p * row.output_stride + c, 1);
     }
 }
 
 template <typename T>
 void quantized_depthwise_row(const QuantizedDepthwiseRow<T>& row) {
-    for (int p = 0; p < row.pixels; ++p) {
-        quantized_depthwise_pixel(row, row.inputs + static_cast<std::ptrdiff_t>(p) * row.taps,
-                                  row.output + p * row.output_stride);
+    int c = 0;
+    for (; c + Ints::lanes <= row.channels; c += Ints::lanes) {
+        if (row.taps == 9) {
+            quantized_depthwise_vector<T, 9>(row, c);
+        } else {
+            quantized_depthwise_vector<T>(row, c);
+        }
     }
+    for (; c < row.channels; ++c) quantized_depthwise_channel(row, c);
 }
 
 static_assert(kTilePixels <= kMaxTilePixels, "the steps' pointer arrays are smaller than the tile");

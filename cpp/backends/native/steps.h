@@ -31,19 +31,27 @@ inline std::size_t size_of(int count) { return static_cast<std::size_t>(count); 
 
 inline int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
-// The input pixels that one output pixel reads, tap by tap, `step` pointers apart; `outside` beyond the
-// edges.
+// The input pixels that the taps of `count` output pixels of one row read, from (x, y) on: tap t of pixel i
+// is pointers[t * step + i]; `outside` beyond the edges.
 template <typename T>
-void gather(const Window& window, const Image& input, const T* outside, int y, int x, const T** pointers,
-            int step) {
+void gather(const Window& window, const Image& input, const T* outside, int y, int x, int count,
+            const T** pointers, int step) {
+    const std::ptrdiff_t advance = window.stride_x * input.stride;
     for (int ky = 0; ky < window.kernel_height; ++ky) {
         const int row = y * window.stride_y - window.pad_top + ky * window.dilation_y;
         const bool row_inside = row >= 0 && row < input.shape.height;
-        for (int kx = 0; kx < window.kernel_width; ++kx) {
-            const int column = x * window.stride_x - window.pad_left + kx * window.dilation_x;
-            const bool inside = row_inside && column >= 0 && column < input.shape.width;
-            *pointers = inside ? pixel<const T>(input, row * input.shape.width + column) : outside;
-            pointers += step;
+        for (int kx = 0; kx < window.kernel_width; ++kx, pointers += step) {
+            int column = x * window.stride_x - window.pad_left + kx * window.dilation_x;
+            const int last = column + (count - 1) * window.stride_x;
+            if (row_inside && column >= 0 && last < input.shape.width) {
+                const T* at = pixel<const T>(input, row * input.shape.width + column);
+                for (int i = 0; i < count; ++i) pointers[i] = at + i * advance;
+                continue;
+            }
+            for (int i = 0; i < count; ++i, column += window.stride_x) {
+                const bool inside = row_inside && column >= 0 && column < input.shape.width;
+                pointers[i] = inside ? pixel<const T>(input, row * input.shape.width + column) : outside;
+            }
         }
     }
 }
@@ -98,12 +106,7 @@ class TiledStep : public Step {
         for (int piece = begin; piece < end; ++piece) {
             const int first = piece * tile_pixels_;
             const int count = std::min(tile_pixels_, output_.pixels() - first);
-            for (int i = 0; i < tile_pixels_; ++i) {
-                // A tile that is not full reads its last pixel again.
-                const int p = first + std::min(i, count - 1);
-                gather(window_, input_, outside_.data(), p / output_.shape.width, p % output_.shape.width,
-                       gathered + i, tile_pixels_);
-            }
+            gather_tile(first, count, gathered);
             for (int group = 0; group < groups_; ++group) {
                 if (group > 0) advance(gathered);
                 run_tile(group, gathered, first, count);
@@ -121,6 +124,23 @@ class TiledStep : public Step {
     std::ptrdiff_t output_stride() const { return output_.stride; }
 
   private:
+    // A tile takes pixels row after row.
+    void gather_tile(int first, int count, const T** gathered) const {
+        const int width = output_.shape.width;
+        for (int done = 0; done < count;) {
+            const int x = (first + done) % width;
+            const int run = std::min(count - done, width - x);
+            gather(window_, input_, outside_.data(), (first + done) / width, x, run, gathered + done,
+                   tile_pixels_);
+            done += run;
+        }
+        // One that is not full reads its last pixel again.
+        for (int tap = 0; count < tile_pixels_ && tap < taps(); ++tap) {
+            const T** pointers = gathered + tap * tile_pixels_;
+            std::fill(pointers + count, pointers + tile_pixels_, pointers[count - 1]);
+        }
+    }
+
     void advance(const T** gathered) const {
         for (int i = 0; i < taps() * tile_pixels_; ++i) gathered[i] += in_channels();
     }
@@ -133,7 +153,15 @@ class TiledStep : public Step {
     std::vector<T> outside_;
 };
 
-// Depthwise convolutions: a piece is one row of the output, handed on in runs of pixels.
+// What the taps of a run of output pixels read: tap t of pixel p is inputs[t] + p * steps[t].
+template <typename T>
+struct Taps {
+    const T* inputs[kMaxTaps];
+    std::ptrdiff_t steps[kMaxTaps];
+};
+
+// Depthwise convolutions: a piece is one row of the output, handed on as the pixels whose taps all lie
+// inside, and those at the edges one by one.
 template <typename T>
 class RowStep : public Step {
   public:
@@ -141,35 +169,46 @@ class RowStep : public Step {
         : window_(window),
           input_(input),
           output_(output),
-          outside_(size_of(input.shape.channels), static_cast<T>(input.quantization.zero_point)) {}
+          outside_(size_of(input.shape.channels), static_cast<T>(input.quantization.zero_point)) {
+        const int reach = (window.kernel_width - 1) * window.dilation_x - window.pad_left;
+        const int width = output.shape.width;
+        inside_begin_ = std::min(width, ceil_divide(window.pad_left, window.stride_x));
+        const int room = input.shape.width - 1 - reach;
+        inside_end_ = room < 0 ? inside_begin_ : std::clamp(room / window.stride_x + 1, inside_begin_, width);
+    }
 
     int pieces() const override { return output_.shape.height; }
 
     void run(int begin, int end) const override {
-        constexpr int kPixels = 8;
-        const T* gathered[kMaxTaps * kPixels];
         for (int y = begin; y < end; ++y) {
-            for (int x = 0; x < output_.shape.width; x += kPixels) {
-                const int count = std::min(kPixels, output_.shape.width - x);
-                for (int i = 0; i < count; ++i) {
-                    gather(window_, input_, outside_.data(), y, x + i, gathered + i * taps(), 1);
-                }
-                run_pixels(gathered, count, pixel<T>(output_, y * output_.shape.width + x));
-            }
+            for (int x = 0; x < inside_begin_; ++x) run_from(y, x, 1);
+            if (inside_end_ > inside_begin_) run_from(y, inside_begin_, inside_end_ - inside_begin_);
+            for (int x = inside_end_; x < output_.shape.width; ++x) run_from(y, x, 1);
         }
     }
 
   protected:
-    virtual void run_pixels(const T* const* inputs, int count, T* output) const = 0;
+    virtual void run_pixels(const Taps<T>& taps, int count, T* output) const = 0;
     int taps() const { return window_.taps(); }
     int channels() const { return input_.shape.channels; }
     std::ptrdiff_t output_stride() const { return output_.stride; }
 
   private:
+    void run_from(int y, int x, int count) const {
+        Taps<T> taps;
+        gather(window_, input_, outside_.data(), y, x, 1, taps.inputs, 1);
+        for (int tap = 0; tap < window_.taps(); ++tap) {
+            taps.steps[tap] = taps.inputs[tap] == outside_.data() ? 0 : window_.stride_x * input_.stride;
+        }
+        run_pixels(taps, count, pixel<T>(output_, y * output_.shape.width + x));
+    }
+
     Window window_;
     Image input_;
     Image output_;
     std::vector<T> outside_;
+    int inside_begin_ = 0;  // of the columns whose taps all lie inside
+    int inside_end_ = 0;
 };
 
 inline bool is_depthwise(int groups, const Image& input, const Image& output) {

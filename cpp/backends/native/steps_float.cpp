@@ -77,9 +77,9 @@ class DepthwiseStep : public RowStep<float> {
     }
 
   private:
-    void run_pixels(const float* const* inputs, int count, float* output) const override {
-        kernels_.depthwise_row({inputs, taps(), count, channels(), weights_.data(), output, output_stride(),
-                                clamp_.low, clamp_.high});
+    void run_pixels(const Taps<float>& at, int count, float* output) const override {
+        kernels_.depthwise_row({at.inputs, at.steps, taps(), count, channels(), weights_.data(), output,
+                                output_stride(), clamp_.low, clamp_.high});
     }
 
     const Kernels& kernels_;

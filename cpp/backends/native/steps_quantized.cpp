@@ -158,8 +158,8 @@ class DepthwiseStep : public RowStep<T> {
     }
 
   private:
-    void run_pixels(const T* const* inputs, int count, T* output) const override {
-        kernel_({inputs, this->taps(), count, this->channels(), weights_.data(), bias_.data(),
+    void run_pixels(const Taps<T>& at, int count, T* output) const override {
+        kernel_({at.inputs, at.steps, this->taps(), count, this->channels(), weights_.data(), bias_.data(),
                  multipliers_.data(), to_, output, this->output_stride()});
     }
 
