@@ -195,3 +195,93 @@ class _Writer:
         self.at[label] = len(self.out)
         self.out += data
         return self.at[label]
+
+
+PARAM_WORDS = {
+    CONCAT: 1,
+    CONVOLUTION: 14,
+    ELTWISE: 5,
+    RELU: 1,
+    RESHAPE: 4,
+    SOFTMAX: 1,
+    TRANSPOSE: 1,
+}
+
+
+class Walker:
+    """Follows every offset of a file as the description of the format tells, without the reader.
+
+    spans are the bytes (start, end) of the objects, unset the values of fields without a meaning,
+    tensors (name, shape, words of their QuantParams, role, type).
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.spans: set[tuple[int, int]] = set()
+        self.unset: list[int] = []
+        self.names: list[str] = []
+        self.tensors: list[tuple[str, tuple[int, ...], list[tuple[int, ...]], int, int]] = []
+        version, zero, model = self.words(0, 3)
+        self.unset += [version >> 16, zero]
+        _, sub_format, subgraphs, name = self.words(model, 4)
+        self.unset += [sub_format, name]
+        (subgraph,) = self.vector(subgraphs)
+        *ids, inputs, outputs, nodes, tensors, buffers, name, info = self.words(subgraph, 10)
+        self.unset += [*ids, name, info]
+        self.vector(inputs)
+        self.vector(outputs)
+        for node in self.vector(nodes):
+            self.node(node)
+        for tensor in self.vector(tensors):
+            self.tensor(tensor)
+        for buffer in self.vector(buffers) if buffers else ():
+            size, start = self.words(buffer, 2)
+            self.spans.add((start, start + size))
+
+    def gaps(self) -> list[bytes]:
+        """What no object covers."""
+        gaps, end = [], 0
+        for start, stop in sorted(self.spans):
+            if start > end:
+                gaps.append(self.data[end:start])
+            end = max(end, stop)
+        return [*gaps, self.data[end:]]
+
+    def node(self, start: int) -> None:
+        _, inputs, outputs, operator, name, attrs, dynamic = self.words(start, 7)
+        self.unset += [attrs, dynamic]
+        self.names.append(self.string(name))
+        for vector in filter(None, (inputs, outputs)):
+            self.vector(vector)
+        _, kind, param = self.words(operator, 3)
+        if not param:
+            return
+        assert param + 4 * PARAM_WORDS[kind] == operator  # tells readers the parameter's size
+        values = self.words(param, PARAM_WORDS[kind])
+        if kind == RESHAPE:
+            self.vector(values[2])
+        elif kind == TRANSPOSE:
+            self.vector(values[0])
+        elif kind == ELTWISE:
+            self.unset += values[1:]
+
+    def tensor(self, start: int) -> None:
+        _, _, dims, name, quant, layout, role, dtype = self.words(start, 8)
+        pairs = [self.words(param, 3) for param in (self.vector(quant) if quant else ())]
+        self.unset += [layout, *(width for _, _, width in pairs)]
+        self.names.append(self.string(name))
+        self.tensors.append((self.names[-1], self.vector(dims), pairs, role, dtype))
+
+    def string(self, start: int) -> str:
+        size, characters = self.words(start, 2)
+        self.spans.add((characters, characters + size))
+        return self.data[characters : characters + size - 1].decode()
+
+    def vector(self, start: int) -> tuple[int, ...]:
+        (count,) = self.words(start, 1)
+        return self.words(start, 1 + count)[1:]
+
+    def words(self, start: int, count: int) -> tuple[int, ...]:
+        assert start % 4 == 0
+        self.spans.add((start, start + 4 * count))
+        return struct.unpack_from(f"<{count}I", self.data, start)

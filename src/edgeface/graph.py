@@ -183,7 +183,10 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """Relu nodes merged into the Conv or Add before them, where nothing else reads the value between."""
+    """Relu nodes merged into the Conv or Add before them, where nothing else reads the value between.
+
+    A quantised value's Relu must keep its scale and zero point.
+    """
     reads = Counter(name for node in graph.nodes for name in node.inputs)
     relu_after = {
         node.inputs[0]: node
@@ -197,12 +200,26 @@ def fuse_activations(graph: Graph) -> Graph:
         relu = relu_after.get(node.output)
         if node.output in dropped:
             continue
-        if relu is not None and isinstance(node.op, (Conv, Add)) and node.op.activation == "none":
+        if relu is not None and _can_absorb(node, relu, graph.tensors):
+            assert isinstance(node.op, (Conv, Add))
             op = dataclasses.replace(node.op, activation="relu")
             node = dataclasses.replace(node, op=op, output=relu.output)  # noqa: PLW2901
             dropped.add(relu.output)
         nodes.append(node)
     return pruned(nodes, graph.tensors, graph.input, graph.outputs)
+
+
+def _can_absorb(node: Node, relu: Node, tensors: Mapping[str, Tensor]) -> bool:
+    """Not where the Relu has a scale of its own: merging would round once instead of twice."""
+    if not isinstance(node.op, (Conv, Add)) or node.op.activation != "none":
+        return False
+    before, after = tensors[node.output].quantization, tensors[relu.output].quantization
+    if before is None:  # not rounded before the Relu
+        return True
+    return after is not None and bool(
+        np.array_equal(before.scale, after.scale)
+        and np.array_equal(before.zero_point, after.zero_point)
+    )
 
 
 def pruned(

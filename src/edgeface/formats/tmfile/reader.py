@@ -1,25 +1,16 @@
-"""Reader of tmfile v2, the model format of Tengine: fp32, int8 and uint8 networks.
-
-The facts come from files as Tengine 1.5 writes them ("tmfile v2 as Tengine 1.5 writes it").
-Everything is little endian; an offset counts from the start of the file, and 0 means "not set".
-A vector is a count and as many 32-bit entries; a string object is a size (its NUL included) and
-the offset of its characters. No field is believed before it has been checked.
-
-The version number never moved while structs grew, but each grew at its end: Subgraph from 36 to
-40 bytes, Eltwise from 8 to 20, Reshape from 12 to 16. What is needed lies in the oldest form of
-each, so that is all that is read, and files of any age are read alike.
-"""
+"""tmfile v2 -> Graph. No field is believed before it has been checked."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ModelError
-from ..graph import (
+from ...errors import ModelError
+from ...graph import (
     FLOAT32,
     MAX_ELEMENTS,
     Add,
@@ -33,65 +24,63 @@ from ..graph import (
     Softmax,
     Tensor,
     Transpose,
-    fuse_activations,
     infer_shape,
     pruned,
 )
+from .records import (
+    ACTIVATIONS,
+    AXIS,
+    BUFFER,
+    CONST_ROLE,
+    CONVOLUTION,
+    COUNT,
+    DTYPES,
+    ELTWISE,
+    HEADER,
+    INT32,
+    MAX_DIMS,
+    MAX_ENTRIES,
+    MAX_NODES,
+    MODEL,
+    NEED_SCALE,
+    NODE,
+    OPERATOR,
+    PERMUTE,
+    QUANT_PARAM,
+    RESHAPE,
+    SLOPE,
+    STRING,
+    SUBGRAPH,
+    SUM,
+    TENSOR,
+    TRANSPOSE,
+    VERSION,
+    Kind,
+    NodeRecord,
+    SubgraphRecord,
+    TensorRecord,
+)
+from .rules import bias_units, check_operands, check_scales, check_types, equal, fused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from ..graph import Op, Shape
+    from ...graph import Op, Shape
 
-# Fields that nothing here needs are skipped as padding: ids (position is the identity), attributes,
-# and those that Tengine writes from uninitialised memory (the header's last half-word,
-# QuantParam.width, everything in Eltwise behind its type).
-_HEADER = struct.Struct("<H6xI")  # ver_main, model
-_MODEL = struct.Struct("<8xI4x")  # subgraphs
-_SUBGRAPH = struct.Struct("<4x2i5I4x")  # see _Subgraph
-_NODE = struct.Struct("<4x4I8x")  # see _NodeRecord
-_OPERATOR = struct.Struct("<4x2I")  # type, param
-_TENSOR = struct.Struct("<4x4I4x2i")  # see _TensorRecord
-_QUANT_PARAM = struct.Struct("<if4x")  # zero_point, scale
-_BUFFER = struct.Struct("<2I")  # size, data
-_STRING = struct.Struct("<2I")  # size, characters
-_COUNT = struct.Struct("<I")
-
-# kernel, stride and dilation (vertical, horizontal), output_channel, group, activation and the
-# pads top, left, bottom, right; input_channel is skipped, as Tengine's loader recomputes it.
-_CONVOLUTION = struct.Struct("<6i4x7i")
-_ELTWISE = struct.Struct("<I")  # type
-_RESHAPE = struct.Struct("<4xiI")  # reverse, re_shape
-_PERMUTE = struct.Struct("<5i")  # flag, order
-_TRANSPOSE = struct.Struct("<I")  # order
-_AXIS = struct.Struct("<i")  # all of Concat and Softmax
-_SLOPE = struct.Struct("<f")  # all of ReLu
-
-_VERSION = 2
-_MAX_DIMS = 8  # Tengine's own limit
-_MAX_ENTRIES = 1 << 16  # of a vector: Tengine's indices have 16 bits
-_MAX_NODES = 4096  # RFB-320 has 187, constants included; bounds the time a crafted file can take
-
-# In a stock file every byte belongs to one object. Some sharing is harmless, but objects that
-# overlap without end would let a small file ask for unbounded time and memory.
+# In a stock file every byte belongs to one object. Some sharing is harmless, and the writer does
+# it, but objects that overlap without end would let a small file ask for unbounded time and memory.
 _MAX_READS_PER_BYTE = 4
 
-_CONST_ROLE = 2
-_DTYPES: dict[int, np.dtype[Any]] = {
-    0: FLOAT32,
-    2: np.dtype(np.int8),
-    3: np.dtype(np.uint8),
-    4: np.dtype(np.int32),
+_ELTWISE_NAMES = {
+    0: "PROD",
+    1: "PROD_SCALAR",
+    3: "SUM_SCALAR",
+    4: "SUB",
+    6: "MAX",
+    10: "DIV",
 }
-_INT32 = _DTYPES[4]
-_NEED_SCALE = (_DTYPES[2], _DTYPES[3])
-
-_CONST, _DROPOUT, _INPUT = 4, 8, 12
-_SUM = 2
-_ELTWISE_NAMES = {0: "PROD", 1: "PROD_SCALAR", 3: "SUM_SCALAR", 4: "SUB", 6: "MAX", 10: "DIV"}
-_ACTIVATIONS = {-1: "none", 0: "relu", 6: "relu6"}
 
 
 def read(data: bytes) -> Graph:
@@ -101,41 +90,12 @@ def read(data: bytes) -> Graph:
     outputs = reader.vector(subgraph.outputs, "the list of output nodes")
     network = _Network(reader, subgraph, frozenset(outputs))
     nodes = reader.vector(subgraph.nodes, "the list of nodes")
-    if len(nodes) > _MAX_NODES:
-        raise ModelError(f"the file lists {len(nodes)} nodes; at most {_MAX_NODES} are read")
+    if len(nodes) > MAX_NODES:
+        raise ModelError(f"the file lists {len(nodes)} nodes; at most {MAX_NODES} are read")
     for index, offset in enumerate(nodes):
         network.append(index, offset)
     source = network.source(reader.vector(subgraph.inputs, "the list of input nodes"))
-    graph = pruned(network.nodes, network.tensors, source, network.results(outputs))
-    return fuse_activations(graph) if _fusing_is_exact(graph) else graph
-
-
-class _Subgraph(NamedTuple):
-    """What the file calls a subgraph is the whole network."""
-
-    graph_layout: int
-    model_layout: int
-    inputs: int
-    outputs: int
-    nodes: int
-    tensors: int
-    buffers: int
-
-
-class _NodeRecord(NamedTuple):
-    inputs: int
-    outputs: int
-    operator: int
-    name: int
-
-
-class _TensorRecord(NamedTuple):
-    buffer: int
-    dims: int
-    name: int
-    quantization: int
-    role: int
-    dtype: int
+    return fused(pruned(network.nodes, network.tensors, source, network.results(outputs)))
 
 
 class _Reader:
@@ -147,11 +107,11 @@ class _Reader:
 
     def header(self) -> tuple[int, int]:
         """The format's version and where the model object is."""
-        if len(self._data) < _HEADER.size:
+        if len(self._data) < HEADER.size:
             raise ModelError(
-                f"the file has {len(self._data)} bytes; a tmfile starts with {_HEADER.size}"
+                f"the file has {len(self._data)} bytes; a tmfile starts with {HEADER.size}"
             )
-        version, model = _HEADER.unpack_from(self._data)
+        version, model = HEADER.unpack_from(self._data)
         return version, model
 
     def take(self, offset: int, size: int, what: str) -> memoryview:
@@ -172,14 +132,14 @@ class _Reader:
 
     def vector(self, offset: int, what: str) -> tuple[int, ...]:
         """Indices or offsets."""
-        return self._entries(offset, what, "I", _MAX_ENTRIES)
+        return self._entries(offset, what, "I", MAX_ENTRIES)
 
     def integers(self, offset: int, what: str) -> tuple[int, ...]:
         """Signed numbers for the dimensions of one tensor."""
-        return self._entries(offset, what, "i", _MAX_DIMS)
+        return self._entries(offset, what, "i", MAX_DIMS)
 
     def string(self, offset: int, what: str) -> str:
-        size, start = self.fields(_STRING, offset, what)
+        size, start = self.fields(STRING, offset, what)
         characters = self.take(start, size, what).tobytes()
         if size < 2 or characters.find(b"\0") != size - 1:
             raise ModelError(f"{what} is not a text that ends in its only NUL: {characters[:40]!r}")
@@ -189,21 +149,21 @@ class _Reader:
             raise ModelError(f"{what} is not UTF-8") from None
 
     def _entries(self, offset: int, what: str, code: str, limit: int) -> tuple[int, ...]:
-        (count,) = self.fields(_COUNT, offset, what)
+        (count,) = self.fields(COUNT, offset, what)
         if count > limit:
             raise ModelError(f"{what} has {count} entries; at most {limit} are read")
-        return struct.unpack(f"<{count}{code}", self.take(offset + _COUNT.size, 4 * count, what))
+        return struct.unpack(f"<{count}{code}", self.take(offset + COUNT.size, 4 * count, what))
 
 
-def _subgraph(reader: _Reader) -> _Subgraph:
+def _subgraph(reader: _Reader) -> SubgraphRecord:
     version, model = reader.header()
-    if version != _VERSION:
+    if version != VERSION:
         raise ModelError(f"the file is not a tmfile of version 2: it starts with {version}")
-    (vector,) = reader.fields(_MODEL, model, "the model object")
+    _, vector = reader.fields(MODEL, model, "the model object")
     offsets = reader.vector(vector, "the list of subgraphs")
     if len(offsets) != 1:
         raise ModelError(f"the file has {len(offsets)} subgraphs; expected 1")
-    subgraph = _Subgraph(*reader.fields(_SUBGRAPH, offsets[0], "the subgraph"))
+    subgraph = SubgraphRecord(*reader.fields(SUBGRAPH, offsets[0], "the subgraph"))
     for field in ("graph_layout", "model_layout"):
         if getattr(subgraph, field) != 0:
             raise ModelError(
@@ -219,13 +179,13 @@ class _Declared(NamedTuple):
     position: int  # in the file's list of tensors
     name: str
     dtype: np.dtype[Any]
-    record: _TensorRecord
+    record: TensorRecord
 
 
 class _Network:
     """Nodes and tensors read so far; each tensor is read when the node that makes it is."""
 
-    def __init__(self, reader: _Reader, subgraph: _Subgraph, kept: frozenset[int]) -> None:
+    def __init__(self, reader: _Reader, subgraph: SubgraphRecord, kept: frozenset[int]) -> None:
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
         self._reader = reader
@@ -241,16 +201,16 @@ class _Network:
 
     def append(self, index: int, offset: int) -> None:
         """Take one node; those before it have made what it reads."""
-        record = _NodeRecord(*self._reader.fields(_NODE, offset, f"node {index}"))
+        record = NodeRecord(*self._reader.fields(NODE, offset, f"node {index}"))
         name = self._reader.string(record.name, f"the name of node {index}")
         operator = f"the operator of node '{name}'"
-        kind, param = self._reader.fields(_OPERATOR, record.operator, operator)
-        if kind in (_CONST, _INPUT):
+        _, kind, param = self._reader.fields(OPERATOR, record.operator, operator)
+        if kind in (Kind.CONST, Kind.INPUT):
             made = self._output(record, f"node '{name}'")
             shape = self._dims(made)
-            data = self._data(made, shape) if kind == _CONST else None
+            data = self._data(made, shape) if kind == Kind.CONST else None
             self._store(made, shape, data)
-            if kind == _INPUT:
+            if kind == Kind.INPUT:
                 self._sources[index] = made.name
         else:
             self._append_operator(index, record, kind, _Param(self._reader, param, name))
@@ -276,7 +236,7 @@ class _Network:
                 raise ModelError(f"the list of output nodes has {index}, which is no operator")
         return tuple(self._results[index] for index in listed)
 
-    def _append_operator(self, index: int, record: _NodeRecord, kind: int, param: _Param) -> None:
+    def _append_operator(self, index: int, record: NodeRecord, kind: int, param: _Param) -> None:
         operator = _operator(kind, param.node)
         where = f"{operator.name} '{param.node}'"
         inputs = self._inputs(record, where)
@@ -286,17 +246,31 @@ class _Network:
             # numbers; Tengine takes the shape from the parameter, too.
             inputs = inputs[:1]
         made = self._output(record, where)
-        _check_types(where, op, inputs, made)
-        if kind == _DROPOUT and index not in self._kept and made.dtype == FLOAT32:
+        check_types(where, op, inputs, made.name, made.dtype)
+        if kind == Kind.DROPOUT and index not in self._kept and made.dtype == FLOAT32:
             self._made[made.position] = inputs[0]
             return
+        if isinstance(op, Conv):
+            self._scale_bias(where, inputs)
         node = Node(op, param.node, tuple(tensor.name for tensor in inputs), made.name)
         # The shapes of computed values may be stale in the file: Tengine infers them, too.
         self._store(made, infer_shape(node, [tensor.shape for tensor in inputs]))
         self.nodes.append(node)
         self._results[index] = made.name
 
-    def _inputs(self, record: _NodeRecord, where: str) -> list[Tensor]:
+    def _scale_bias(self, where: str, inputs: list[Tensor]) -> None:
+        """Give a bias that is stored without scales those that it is computed with."""
+        units = bias_units(*inputs[:2])
+        if units is None or len(inputs) == 2 or inputs[2].quantization is not None:
+            return
+        name = inputs[2].name
+        check_scales(f"the bias '{name}' of {where}", INT32, (), units.scale.tolist())
+        given = self.tensors[name].quantization
+        if given is not None and not equal(given, units):
+            raise ModelError(f"{where} shares its bias '{name}' with one of another scale")
+        self.tensors[name] = dataclasses.replace(self.tensors[name], quantization=units)
+
+    def _inputs(self, record: NodeRecord, where: str) -> list[Tensor]:
         what = f"the list of inputs of {where}"
         indices = self._reader.vector(record.inputs, what)
         if not indices:
@@ -311,7 +285,7 @@ class _Network:
                 )
         return [self._made[index] for index in indices]
 
-    def _output(self, record: _NodeRecord, where: str) -> _Declared:
+    def _output(self, record: NodeRecord, where: str) -> _Declared:
         indices = self._reader.vector(record.outputs, f"the list of outputs of {where}")
         if len(indices) != 1:
             raise ModelError(f"{where} has {len(indices)} outputs; expected 1")
@@ -324,25 +298,25 @@ class _Network:
 
     def _declared(self, index: int) -> _Declared:
         what = f"tensor {index}"
-        record = _TensorRecord(*self._reader.fields(_TENSOR, self._records[index], what))
+        record = TensorRecord(*self._reader.fields(TENSOR, self._records[index], what))
         name = self._reader.string(record.name, f"the name of {what}")
         if name in self._names:
             raise ModelError(f"two tensors are named '{name}'")
         self._names.add(name)
-        if record.dtype not in _DTYPES:
+        if record.dtype not in DTYPES:
             raise ModelError(
                 f"tensor '{name}' has data type {record.dtype}; "
                 "expected 0 (fp32), 2 (int8), 3 (uint8) or 4 (int32)"
             )
-        return _Declared(index, name, _DTYPES[record.dtype], record)
+        return _Declared(index, name, DTYPES[record.dtype], record)
 
     def _store(
         self, made: _Declared, shape: Shape, data: NDArray[np.generic] | None = None
     ) -> None:
-        if data is None and made.dtype == _INT32:
+        if data is None and made.dtype == INT32:
             raise ModelError(f"tensor '{made.name}' is int32, which only constants may be")
         quantization = self._quantization(made, channels=1 if data is None else shape[0])
-        if quantization is None and made.dtype in _NEED_SCALE:
+        if quantization is None and made.dtype in NEED_SCALE:
             raise ModelError(f"tensor '{made.name}' is {made.dtype}, but has no scale")
         tensor = Tensor(made.name, shape, made.dtype, data, quantization)
         self.tensors[made.name] = self._made[made.position] = tensor
@@ -356,14 +330,14 @@ class _Network:
 
     def _data(self, made: _Declared, shape: Shape) -> NDArray[np.generic]:
         name, buffer = made.name, made.record.buffer
-        if made.record.role != _CONST_ROLE:
+        if made.record.role != CONST_ROLE:
             raise ModelError(
-                f"constant '{name}' is of type {made.record.role}; expected {_CONST_ROLE}"
+                f"constant '{name}' is of type {made.record.role}; expected {CONST_ROLE}"
             )
         if buffer >= len(self._buffers):
             raise ModelError(f"constant '{name}' is in buffer {buffer} of {len(self._buffers)}")
         what = f"the data of constant '{name}'"
-        size, offset = self._reader.fields(_BUFFER, self._buffers[buffer], what)
+        size, offset = self._reader.fields(BUFFER, self._buffers[buffer], what)
         needed = math.prod(shape) * made.dtype.itemsize
         if size < needed:
             raise ModelError(f"{what} has {size} bytes; {made.dtype} {shape} needs {needed}")
@@ -377,54 +351,12 @@ class _Network:
         offsets = self._reader.vector(made.record.quantization, what)
         if len(offsets) not in (1, channels):
             raise ModelError(f"{what} has {len(offsets)} scales; expected 1 or {channels}")
-        params = [self._reader.fields(_QUANT_PARAM, offset, what) for offset in offsets]
+        params = [self._reader.fields(QUANT_PARAM, offset, what) for offset in offsets]
         zero_points, scales = zip(*params)
-        if made.dtype == _INT32 and scales == (0.0,):
+        if made.dtype == INT32 and scales == (0.0,):
             return None  # the quantiser's mark on shapes, which are no quantities
-        _check_pairs(what, made.dtype, zero_points, scales)
+        check_scales(what, made.dtype, zero_points, scales)
         return Quantization(np.array(scales, np.float32), np.array(zero_points, np.int32))
-
-
-def _check_pairs(
-    what: str, dtype: np.dtype[Any], zero_points: Sequence[int], scales: Sequence[float]
-) -> None:
-    for scale in scales:
-        if not (math.isfinite(scale) and scale > 0):
-            # Tengine's KL calibration leaves 0 at the inputs of an Eltwise.
-            raise ModelError(
-                f"{what} has scale {scale}; expected a positive number: quantise with min-max"
-            )
-    limits = np.iinfo(dtype)
-    for zero_point in zero_points:
-        if not limits.min <= zero_point <= limits.max:
-            raise ModelError(f"{what} has zero point {zero_point}, which is no {dtype}")
-
-
-def _check_types(where: str, op: Op, inputs: list[Tensor], made: _Declared) -> None:
-    """One type all through the network; only biases differ, and _convolution checks those."""
-    for tensor in inputs[:2] if isinstance(op, Conv) else inputs:
-        if tensor.dtype != made.dtype:
-            raise ModelError(
-                f"{where} makes {made.dtype} '{made.name}' from {tensor.dtype} '{tensor.name}'; "
-                "expected one type"
-            )
-
-
-def _fusing_is_exact(graph: Graph) -> bool:
-    """Whether no ReLu changes scale or zero point, so that nothing is rounded in between."""
-    return all(
-        _same(graph.tensors[node.inputs[0]].quantization, graph.tensors[node.output].quantization)
-        for node in graph.nodes
-        if isinstance(node.op, Relu)
-    )
-
-
-def _same(one: Quantization | None, other: Quantization | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one.scale, other.scale) and np.array_equal(
-        one.zero_point, other.zero_point
-    )
 
 
 class _Param(NamedTuple):
@@ -443,76 +375,63 @@ class _Param(NamedTuple):
 
 
 def _add(param: _Param, _inputs: list[Tensor]) -> Add:
-    (kind,) = param.fields(_ELTWISE)
-    if kind != _SUM:
+    (kind,) = param.fields(ELTWISE)
+    if kind != SUM:
         found = f"{kind} ({_ELTWISE_NAMES.get(kind, 'unknown')})"
-        raise ModelError(f"Eltwise '{param.node}' is of type {found}; expected {_SUM} (SUM)")
+        raise ModelError(f"Eltwise '{param.node}' is of type {found}; expected {SUM} (SUM)")
     return Add()
 
 
 def _concat(param: _Param, inputs: list[Tensor]) -> Concat:
-    (axis,) = param.fields(_AXIS)
+    (axis,) = param.fields(AXIS)
     return Concat(_from_start(axis, inputs))
 
 
 def _convolution(param: _Param, inputs: list[Tensor]) -> Conv:
-    numbers = param.fields(_CONVOLUTION)
+    where = f"Convolution '{param.node}'"
+    numbers = param.fields(CONVOLUTION)
     kernel, stride, dilation = numbers[:2], numbers[2:4], numbers[4:6]
-    channels, groups, activation = numbers[6:9]
-    pads = numbers[9:]
-    _check_weights(param.node, (channels, *kernel), inputs)
-    if activation not in _ACTIVATIONS:
+    channels, groups, activation = numbers[7:10]  # Tengine's loader recomputes input_channel, too
+    pads = numbers[10:]
+    check_operands(where, inputs)
+    _check_kernel(where, (channels, *kernel), inputs[1])
+    if activation not in ACTIVATIONS:
         raise ModelError(
-            f"Convolution '{param.node}' has activation {activation}; "
-            "expected -1 (none), 0 (ReLU) or 6 (ReLU6)"
+            f"{where} has activation {activation}; expected -1 (none), 0 (ReLU) or 6 (ReLU6)"
         )
     if min(pads) < 0:
         raise ModelError(
-            f"Convolution '{param.node}' has pads {pads}; expected numbers from 0 "
+            f"{where} has pads {pads}; expected numbers from 0 "
             "(-1 and -2 stand for SAME): convert the network with explicit pads"
         )
-    return Conv(stride, dilation, pads, groups, _ACTIVATIONS[activation])
+    return Conv(stride, dilation, pads, groups, ACTIVATIONS[activation])
 
 
-def _check_weights(node: str, expected: Shape, inputs: list[Tensor]) -> None:
-    """The parameter's output channels and kernel size against the weight's; and the bias's type."""
-    where = f"Convolution '{node}'"
-    if len(inputs) not in (2, 3):
-        raise ModelError(f"{where} has {len(inputs)} inputs; expected data, weight and maybe bias")
-    for tensor in inputs[1:]:
-        if not tensor.is_constant:
-            raise ModelError(f"{where} needs a constant for its weight or bias '{tensor.name}'")
-    weight = inputs[1]
+def _check_kernel(where: str, expected: Shape, weight: Tensor) -> None:
+    """The parameter's output channels and kernel size against the weight's."""
     if (weight.shape[0], *weight.shape[2:]) != expected:
         raise ModelError(
             f"{where} declares channels and kernel {expected}; "
             f"its weight '{weight.name}' is {weight.shape}"
         )
-    for bias in inputs[2:]:
-        kind = FLOAT32 if weight.dtype == FLOAT32 else _INT32
-        if bias.dtype != kind or (kind == _INT32 and bias.quantization is None):
-            raise ModelError(
-                f"{where} has a {weight.dtype} weight and a {bias.dtype} bias '{bias.name}'; "
-                f"expected {kind}" + (" with scales" if kind == _INT32 else "")
-            )
 
 
 def _permute(param: _Param, _inputs: list[Tensor]) -> Transpose:
-    flag, *order = param.fields(_PERMUTE)
+    flag, *order = param.fields(PERMUTE)
     if flag != 0:
         raise ModelError(f"Permute '{param.node}' has flag {flag}; expected 0")
     return Transpose(tuple(order))
 
 
 def _relu(param: _Param, _inputs: list[Tensor]) -> Relu:
-    (slope,) = param.fields(_SLOPE)
+    (slope,) = param.fields(SLOPE)
     if slope != 0:
         raise ModelError(f"ReLu '{param.node}' has negative_slope {slope}; expected 0")
     return Relu()
 
 
 def _reshape(param: _Param, inputs: list[Tensor]) -> Reshape:
-    reverse, offset = param.fields(_RESHAPE)
+    _, reverse, offset = param.fields(RESHAPE)
     if reverse != 0:
         raise ModelError(f"Reshape '{param.node}' has reverse {reverse}; expected 0")
     shape = param.reader.integers(offset, param.what)
@@ -528,12 +447,12 @@ def _same_shape(_param: _Param, inputs: list[Tensor]) -> Reshape:
 
 
 def _softmax(param: _Param, inputs: list[Tensor]) -> Softmax:
-    (axis,) = param.fields(_AXIS)
+    (axis,) = param.fields(AXIS)
     return Softmax(_from_start(axis, inputs))
 
 
 def _transpose(param: _Param, inputs: list[Tensor]) -> Transpose:
-    (offset,) = param.fields(_TRANSPOSE)
+    (offset,) = param.fields(TRANSPOSE)
     order = param.reader.integers(offset, param.what)
     return Transpose(tuple(_from_start(axis, inputs) for axis in order))
 
@@ -548,16 +467,16 @@ class _Operator(NamedTuple):
     read: Callable[[_Param, list[Tensor]], Op]
 
 
-_OPERATORS = {
-    3: _Operator("Concat", _concat),
-    5: _Operator("Convolution", _convolution),
-    _DROPOUT: _Operator("Dropout", _same_shape),
-    9: _Operator("Eltwise", _add),
-    15: _Operator("Permute", _permute),
-    20: _Operator("ReLu", _relu),
-    23: _Operator("Reshape", _reshape),
-    28: _Operator("Softmax", _softmax),
-    77: _Operator("Transpose", _transpose),
+_OPERATORS: dict[int, _Operator] = {
+    Kind.CONCAT: _Operator("Concat", _concat),
+    Kind.CONVOLUTION: _Operator("Convolution", _convolution),
+    Kind.DROPOUT: _Operator("Dropout", _same_shape),
+    Kind.ELTWISE: _Operator("Eltwise", _add),
+    Kind.PERMUTE: _Operator("Permute", _permute),
+    Kind.RELU: _Operator("ReLu", _relu),
+    Kind.RESHAPE: _Operator("Reshape", _reshape),
+    Kind.SOFTMAX: _Operator("Softmax", _softmax),
+    Kind.TRANSPOSE: _Operator("Transpose", _transpose),
 }
 _REFUSED = {
     10: "Flatten",
