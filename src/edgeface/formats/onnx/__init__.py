@@ -1,7 +1,8 @@
 """ONNX <-> Graph, for the operators that face detectors are made of.
 
 Reading folds what an exporter left to be computed when the network runs: shape arithmetic, batch
-normalisation, box decoding. Field numbers are those of onnx.proto, operators' meanings those of
+normalisation, box decoding. Quantised networks are in QDQ form, whether this package or onnxruntime's
+quantiser wrote them. Field numbers are those of onnx.proto, operators' meanings those of
 onnx/docs/Operators.md and Changelog.md.
 """
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import ModelError
 from ...graph import (
+    FLOAT32,
     MAX_ELEMENTS,
     Add,
     Concat,
@@ -34,33 +35,32 @@ from ...graph import (
     pruned,
 )
 from .. import protobuf
+from . import quantization
 from .decoding import Decoding, Step, identify
+from .folding import CONSTANTS, FOLDS, slices
 from .records import (
     ATTRIBUTE_TYPES,
-    DTYPES,
-    EXTERNAL,
     FLOAT,
-    INT32,
-    INT64,
     AttributeProto,
     DimensionProto,
     GraphProto,
     ModelProto,
     NodeProto,
-    TensorProto,
 )
+from .tensors import MAX_RANK, array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
+    from .quantization import Rounded, Stored
+
     Array = NDArray[Any]
 
 OPSETS = range(7, 25)  # BatchNormalization's and Dropout's inference form .. what 2026's onnx knows
 FIRST_IR = 3  # older files do not say which operator set they mean
 MAX_NODES = 4096  # RFB-320 has 290, most of them shape arithmetic
-MAX_RANK = 8
 MAX_INPUTS = 64  # of one node; a detector's widest Concat has fewer than ten
 
 
@@ -91,7 +91,7 @@ def _network(model: ModelProto) -> tuple[Graph, Decoding | None]:
     source, shape = _input(graph, constants)
     calls, names = _calls(graph, [source, *constants])
     outputs = _outputs(graph)
-    walk = _Walk(source, shape, constants, _uses(calls, names, outputs), _opset(model))
+    walk = Walk(source, shape, constants, _uses(calls, names, outputs), _opset(model))
     for call in calls:
         walk.visit(call)
     return walk.finish({name: names.get(name, name) for name in outputs})
@@ -139,54 +139,8 @@ def _initializers(graph: GraphProto) -> dict[str, Array]:
     for tensor in graph.initializer:
         if not tensor.name or tensor.name in constants:
             raise ModelError(f"the constant '{tensor.name}' has no name of its own")
-        constants[tensor.name] = _array(tensor, f"constant '{tensor.name}'")
+        constants[tensor.name] = array(tensor, f"constant '{tensor.name}'")
     return constants
-
-
-def _array(tensor: TensorProto, where: str) -> Array:
-    """The tensor's values; `where` names it in errors."""
-    if tensor.data_location == EXTERNAL or tensor.external_data:
-        raise ModelError(f"{where} lies in another file; save the model with its weights inside")
-    if tensor.data_type not in DTYPES:
-        raise ModelError(f"{where} has data type {tensor.data_type}, not float, int32 or int64")
-    dims = tensor.dims
-    # A zero must not hide an absurd size beside it: NumPy multiplies the others all the same.
-    if len(dims) > MAX_RANK or min(dims, default=0) < 0:
-        raise ModelError(f"{where} has bad dimensions {dims[: MAX_RANK + 1]}")
-    if math.prod(max(size, 1) for size in dims) > MAX_ELEMENTS:
-        raise ModelError(f"{where} is too large: {dims}")
-    values = _stored(tensor, where)
-    if values.size != math.prod(dims):
-        raise ModelError(f"{where} has {values.size} values, but its dimensions are {dims}")
-    return values.reshape(dims)
-
-
-def _stored(tensor: TensorProto, where: str) -> Array:
-    """The tensor's flat values, from the one field that holds them."""
-    typed = {FLOAT: "float_data", INT32: "int32_data", INT64: "int64_data"}
-    filled = [name for name in ("raw_data", *typed.values()) if len(getattr(tensor, name))]
-    dtype = DTYPES[tensor.data_type]
-    if not filled:
-        return np.empty(0, dtype.newbyteorder("="))
-    if len(filled) > 1 or filled[0] not in ("raw_data", typed[tensor.data_type]):
-        raise ModelError(f"{where} of data type {tensor.data_type} is stored in {filled}")
-    values = getattr(tensor, filled[0])
-    if filled[0] == "raw_data":
-        if len(values) % dtype.itemsize:
-            raise ModelError(f"{where} has {len(values)} bytes, not a multiple of {dtype.itemsize}")
-        return np.frombuffer(values, dtype).astype(dtype.newbyteorder("="), copy=False)
-    wide = values if tensor.data_type == FLOAT else np.array(values, np.int64)
-    return _cast(wide, dtype.newbyteorder("="), where)
-
-
-def _cast(values: Array, dtype: np.dtype[Any], where: str) -> Array:
-    """Values in another type; floats are cut towards zero, and nothing may wrap around."""
-    if dtype.kind == "i" and values.size:
-        limits = np.iinfo(np.int32 if values.dtype.kind == "f" else dtype)
-        # Written so that a NaN fails it too.
-        if not (values.min().item() >= limits.min and values.max().item() <= limits.max):
-            raise ModelError(f"{where} has values that do not fit into {dtype}")
-    return values.astype(dtype, copy=False)
 
 
 def _input(graph: GraphProto, constants: Mapping[str, Array]) -> tuple[str, Shape]:
@@ -232,7 +186,7 @@ def _outputs(graph: GraphProto) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class Call:
     """A node of the file, checked: one output, every input made before it, "" for an absent one."""
 
     kind: str
@@ -290,11 +244,11 @@ class _Call:
         return value
 
 
-def _calls(graph: GraphProto, given: list[str]) -> tuple[list[_Call], dict[str, str]]:
+def _calls(graph: GraphProto, given: list[str]) -> tuple[list[Call], dict[str, str]]:
     """The nodes that compute something, and the names that merely stand for others."""
     if len(graph.node) > MAX_NODES:
         raise ModelError(f"the network has {len(graph.node)} nodes, over the limit of {MAX_NODES}")
-    calls: list[_Call] = []
+    calls: list[Call] = []
     names: dict[str, str] = {}
     made = set(given)
     for node in graph.node:
@@ -310,7 +264,7 @@ def _calls(graph: GraphProto, given: list[str]) -> tuple[list[_Call], dict[str, 
     return calls, names
 
 
-def _call(node: NodeProto, names: Mapping[str, str]) -> _Call:
+def _call(node: NodeProto, names: Mapping[str, str]) -> Call:
     label = f"{node.op_type} '{node.name or ''.join(node.output[:1])}'"
     if not _is_onnx(node.domain):
         raise ModelError(f"{label} is of domain '{node.domain}', not one of ONNX's operators")
@@ -332,16 +286,16 @@ def _call(node: NodeProto, names: Mapping[str, str]) -> _Call:
     if len(node.input) > MAX_INPUTS:
         raise ModelError(f"{label} has {len(node.input)} inputs, over the limit of {MAX_INPUTS}")
     inputs = tuple(names.get(name, name) for name in node.input)
-    return _Call(node.op_type, node.name or node.output[0], inputs, node.output[0], attributes)
+    return Call(node.op_type, node.name or node.output[0], inputs, node.output[0], attributes)
 
 
-def _passed_through(call: _Call) -> str:
+def _passed_through(call: Call) -> str:
     trains = call.kind == "Dropout" and bool(call.input(2))
     call.require(bool(call.input(0)) and not trains, "does not simply pass its input on")
     return call.inputs[0]
 
 
-def _uses(calls: list[_Call], names: Mapping[str, str], outputs: list[str]) -> Counter[str]:
+def _uses(calls: list[Call], names: Mapping[str, str], outputs: list[str]) -> Counter[str]:
     """How often each value is read; asking for its shape does not count."""
     uses = Counter(names.get(name, name) for name in outputs)
     for call in calls:
@@ -352,7 +306,7 @@ def _uses(calls: list[_Call], names: Mapping[str, str], outputs: list[str]) -> C
 # --- From calls to the graph ---------------------------------------------------------------------
 
 
-class _Walk:
+class Walk:
     """What is known while the calls are visited in order."""
 
     def __init__(
@@ -365,33 +319,40 @@ class _Walk:
         self.nodes: list[Node] = []
         self.makers: dict[str, int] = {}  # value -> index of its node
         self.late: dict[str, Step] = {}
+        self.rounded: dict[str, Rounded] = {}  # QuantizeLinear's outputs
+        self.stored: dict[str, Stored] = {}  # of the quantised among the graph's values
+        self.aliases: dict[str, str] = {}  # what else DequantizeLinear calls those
         self.shapes = {name: values.shape for name, values in constants.items()}
         self.shapes[source] = shape
         # Folding makes weights anew at most once each; shape arithmetic is tiny. A file that wants
         # more is one that grows a small constant into the machine's memory.
         self.budget = (1 << 20) + sum(values.size for values in constants.values())
 
-    def visit(self, call: _Call) -> None:
-        if call.kind in _FOLDS and self.is_known(call):
-            self.define(call.output, _FOLDS[call.kind](self, call))
+    def visit(self, call: Call) -> None:
+        inputs = tuple(self.aliases.get(name, name) for name in call.inputs)
+        call = dataclasses.replace(call, inputs=inputs)
+        if call.kind in FOLDS and self.is_known(call):
+            is_stored = any(name in self.stored for name in call.inputs)
+            call.require(call.kind == "Shape" or not is_stored, "reads a quantised constant")
+            self.define(call.output, FOLDS[call.kind](self, call))
         elif self.is_late(call):
             self.late[call.output] = _LATE[call.kind](self, call)
         else:
             call.require(call.kind in _OPS, "is not supported on values that are not constant")
             _OPS[call.kind](self, call)
 
-    def is_known(self, call: _Call) -> bool:
+    def is_known(self, call: Call) -> bool:
         known = all(name in self.constants for name in call.inputs if name)
         return known or call.kind == "Shape"
 
-    def is_late(self, call: _Call) -> bool:
+    def is_late(self, call: Call) -> bool:
         if call.kind == "Concat":
             return any(name in self.late for name in call.inputs)
         if call.kind == "Add":
             return any(name in self.late or name in self.constants for name in call.inputs)
         return call.kind in _LATE
 
-    def spend(self, call: _Call, count: int) -> None:
+    def spend(self, call: Call, count: int) -> None:
         """Called before memory is taken."""
         self.budget -= count
         call.require(self.budget >= 0, "folds constants into more values than the file holds")
@@ -400,14 +361,20 @@ class _Walk:
         self.constants[name] = values
         self.shapes[name] = values.shape
 
-    def constant(self, call: _Call, index: int, dtype: type[np.generic]) -> Array:
+    def constant(self, call: Call, index: int, dtype: type[np.generic] | None) -> Array:
         values = self.constants.get(call.input(index))
-        if values is None or values.dtype != dtype:
-            kind = np.dtype(dtype).name
-            raise ModelError(f"{call} needs a {kind} constant as input {index}")
+        if values is None or dtype not in (None, values.dtype):
+            kind = "" if dtype is None else f"{np.dtype(dtype).name} "
+            raise ModelError(f"{call} needs a {kind}constant as input {index}")
         return values
 
-    def indices(self, call: _Call, index: int) -> list[int]:
+    def parameter(self, call: Call, index: int) -> Array:
+        """A constant of floats, or one of which DequantizeLinear makes them."""
+        name = call.input(index)
+        is_stored = name in self.constants and name in self.stored
+        return self.constants[name] if is_stored else self.constant(call, index, np.float32)
+
+    def indices(self, call: Call, index: int) -> list[int]:
         """A constant list of integers."""
         values = self.constants.get(call.input(index))
         if values is None or values.dtype.kind != "i" or values.ndim > 1:
@@ -415,29 +382,41 @@ class _Walk:
         call.require(values.size <= MAX_RANK, f"lists {values.size} axes or sizes")
         return [int(value) for value in values.reshape(-1)]
 
-    def data(self, call: _Call, index: int = 0) -> Shape:
+    def data(self, call: Call, index: int = 0) -> Shape:
         """The shape of an input that the network computes."""
         name = call.input(index)
         if name in self.late:
             raise ModelError(f"{self.late[name].label} is supported only in SSD box decoding")
+        call.require(name not in self.rounded, f"reads '{name}' before DequantizeLinear")
         call.require(bool(name) and name not in self.constants, f"needs data as input {index}")
         return self.shapes[name]
 
-    def axis(self, call: _Call, axis: int, rank: int) -> int:
+    def axis(self, call: Call, axis: int, rank: int) -> int:
         call.require(-rank <= axis < rank, f"has axis {axis} of {rank}")
         return axis % rank
 
-    def emit(self, call: _Call, op: Op, inputs: tuple[str, ...]) -> None:
+    def concat(self, call: Call) -> Concat:
+        call.require("axis" in call.attributes and len(call.inputs) > 0, "needs an axis and inputs")
+        rank = len(self.shapes[call.inputs[0]]) if call.inputs[0] else 0
+        return Concat(self.axis(call, call.integer("axis", 0), rank))
+
+    def emit(self, call: Call, op: Op, inputs: tuple[str, ...]) -> None:
         call.require(all(inputs), "lacks an input")
         node = Node(op, call.name, inputs, call.output)
         self.shapes[call.output] = infer_shape(node, [self.shapes[name] for name in inputs])
         self.makers[call.output] = len(self.nodes)
         self.nodes.append(node)
 
-    def maker(self, call: _Call, kinds: tuple[type[Op], ...]) -> Node:
-        """The node before `call`, when it can absorb it: one of these kinds, and read by nothing else."""
+    def maker(self, call: Call, kinds: tuple[type[Op], ...]) -> Node:
+        """The node before `call`, when it can absorb it."""
         self.data(call)
-        index = self.makers.get(call.inputs[0])
+        value = call.inputs[0]
+        call.require(value not in self.stored, f"changes '{value}', which is quantised already")
+        return self.plain(call, value, kinds)
+
+    def plain(self, call: Call, value: str, kinds: tuple[type[Op], ...]) -> Node:
+        """The node that makes `value`: one of these kinds, without activation, read by nothing else."""
+        index = self.makers.get(value)
         node = None if index is None else self.nodes[index]
         fits = node is not None and isinstance(node.op, kinds) and self.uses[node.output] == 1
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -447,7 +426,7 @@ class _Walk:
         call.require(plain, f"follows {node.kind} '{node.name}', which has an activation already")
         return node
 
-    def absorb(self, call: _Call, node: Node, **changes: Any) -> None:
+    def absorb(self, call: Call, node: Node, **changes: Any) -> None:
         """`node` now also does the work of `call`."""
         index = self.makers[node.output]
         self.nodes[index] = dataclasses.replace(node, output=call.output, **changes)
@@ -464,12 +443,15 @@ class _Walk:
         decoding: Decoding | None = None
         renamed: dict[str, str] = {}
         for name, value in outputs.items():
+            value = self.aliases.get(value, value)  # noqa: PLW2901
             if value in self.late:
                 if decoding is not None:
                     raise ModelError(f"output '{name}' is a second one with box decoding")
                 value, decoding = identify(  # noqa: PLW2901
                     name, value, self.late.values(), self.constants, self.shapes
                 )
+            if value in self.rounded:
+                raise ModelError(f"output '{name}' is not dequantised")
             if value not in self.makers:
                 raise ModelError(f"no operator makes the output '{name}'")
             if value in renamed:
@@ -490,27 +472,42 @@ class _Walk:
         for name, shape in self.shapes.items():
             if name in self.late:  # its name may be that of the offsets now
                 continue
-            values = self.constants.get(name)
-            dtype = np.dtype(np.float32) if values is None else values.dtype
-            new = renamed.get(name, name)
-            tensors[new] = Tensor(new, shape, dtype, values)
+            tensors[renamed.get(name, name)] = self.tensor(name, renamed.get(name, name), shape)
         outputs = tuple(renamed.values())
-        return fuse_activations(pruned(nodes, tensors, self.source, outputs))
+        return _fused(pruned(nodes, tensors, self.source, outputs))
+
+    def tensor(self, name: str, new: str, shape: Shape) -> Tensor:
+        values = self.constants.get(name)
+        if name in self.stored:
+            stored = self.stored[name]
+            return Tensor(new, shape, stored.dtype, values, stored.quantization)
+        return Tensor(new, shape, FLOAT32 if values is None else values.dtype, values)
+
+
+def _fused(graph: Graph) -> Graph:
+    """With activations fused, but not across rounding: an output is never fused away."""
+    if not graph.is_quantized:
+        return fuse_activations(graph)
+    relus = (node.inputs[0] for node in graph.nodes if isinstance(node.op, Relu))
+    rounded = tuple(name for name in relus if graph.tensors[name].quantization is not None)
+    fused = fuse_activations(dataclasses.replace(graph, outputs=graph.outputs + rounded))
+    quantization.check(fused)
+    return dataclasses.replace(fused, outputs=graph.outputs)
 
 
 # --- Operators of the graph ----------------------------------------------------------------------
 
 
-def _conv(walk: _Walk, call: _Call) -> None:
+def _conv(walk: Walk, call: Call) -> None:
     data = walk.data(call)
-    weight = walk.constant(call, 1, np.float32)
+    weight = walk.parameter(call, 1)
     call.require(len(data) == 4 and weight.ndim == 4, "is not two-dimensional")
     kernel = call.integers("kernel_shape", weight.shape[2:])
     call.require(
         kernel == weight.shape[2:], f"has kernel_shape {kernel} for a weight of {weight.shape}"
     )
     if call.input(2):
-        walk.constant(call, 2, np.float32)
+        walk.parameter(call, 2)
     inputs = tuple(name for name in call.inputs if name)
     op = Conv(
         stride=call.pair("strides"),
@@ -521,7 +518,7 @@ def _conv(walk: _Walk, call: _Call) -> None:
     walk.emit(call, op, inputs)
 
 
-def _pads(call: _Call, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _pads(call: Call, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
     auto, pads = call.text("auto_pad", "NOTSET"), call.pads()
     if auto == "NOTSET":
         return pads
@@ -537,11 +534,13 @@ def _pads(call: _Call, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
     return first[0], first[1], last[0], last[1]
 
 
-def _batch_normalization(walk: _Walk, call: _Call) -> None:
+def _batch_normalization(walk: Walk, call: Call) -> None:
     """Folded into the convolution before it, in double precision."""
     trains = call.integer("training_mode", 0) != 0 or call.integer("spatial", 1) != 1
     call.require(not trains, "is not a plain one, made for inference")
     node = walk.maker(call, (Conv,))
+    is_stored = any(name in walk.stored for name in node.inputs[1:])
+    call.require(not is_stored, f"follows Conv '{node.name}', whose weights are quantised already")
     weight = walk.constants[node.inputs[1]]
     factor, shift = _affine(walk, call, weight.shape[0])
     walk.spend(call, weight.size + factor.size)
@@ -556,7 +555,7 @@ def _batch_normalization(walk: _Walk, call: _Call) -> None:
     walk.absorb(call, node, inputs=(node.inputs[0], *names))
 
 
-def _affine(walk: _Walk, call: _Call, channels: int) -> tuple[Array, Array]:
+def _affine(walk: Walk, call: Call, channels: int) -> tuple[Array, Array]:
     """BatchNormalization as x * factor + shift, in float64."""
     parts = [walk.constant(call, index, np.float32) for index in (1, 2, 3, 4)]
     fits = all(part.shape == (channels,) for part in parts)
@@ -569,12 +568,15 @@ def _affine(walk: _Walk, call: _Call, channels: int) -> tuple[Array, Array]:
         return factor, beta - mean * factor
 
 
-def _relu(walk: _Walk, call: _Call) -> None:
+def _relu(walk: Walk, call: Call) -> None:
     walk.data(call)
     walk.emit(call, Relu(), call.inputs)
 
 
-def _clip(walk: _Walk, call: _Call) -> None:
+def _clip(walk: Walk, call: Call) -> None:
+    if call.input(0) in walk.rounded:
+        quantization.clip(walk, call)
+        return
     limits = [call.real("min", math.nan), call.real("max", math.nan)]
     for index in (1, 2):
         if call.input(index):
@@ -587,25 +589,19 @@ def _clip(walk: _Walk, call: _Call) -> None:
     walk.absorb(call, node, op=op)
 
 
-def _add(walk: _Walk, call: _Call) -> None:
+def _add(walk: Walk, call: Call) -> None:
     for index in range(len(call.inputs)):
         walk.data(call, index)
     walk.emit(call, Add(), call.inputs)
 
 
-def _concat(walk: _Walk, call: _Call) -> None:
+def _concat(walk: Walk, call: Call) -> None:
     for index in range(len(call.inputs)):
         walk.data(call, index)
-    walk.emit(call, _concat_op(walk, call), call.inputs)
+    walk.emit(call, walk.concat(call), call.inputs)
 
 
-def _concat_op(walk: _Walk, call: _Call) -> Concat:
-    call.require("axis" in call.attributes and len(call.inputs) > 0, "needs an axis and inputs")
-    rank = len(walk.shapes[call.inputs[0]]) if call.inputs[0] else 0
-    return Concat(walk.axis(call, call.integer("axis", 0), rank))
-
-
-def _softmax(walk: _Walk, call: _Call) -> None:
+def _softmax(walk: Walk, call: Call) -> None:
     rank = len(walk.data(call))
     axis = walk.axis(call, call.integer("axis", -1 if walk.opset >= 13 else 1), rank)
     # Before 13 it ran over all axes from this one on, taken as one.
@@ -614,12 +610,12 @@ def _softmax(walk: _Walk, call: _Call) -> None:
     walk.emit(call, Softmax(axis), call.inputs)
 
 
-def _transpose(walk: _Walk, call: _Call) -> None:
+def _transpose(walk: Walk, call: Call) -> None:
     rank = len(walk.data(call))
     walk.emit(call, Transpose(call.integers("perm", reversed(range(rank)))), call.inputs)
 
 
-def _reshape(walk: _Walk, call: _Call) -> None:
+def _reshape(walk: Walk, call: Call) -> None:
     data, sizes = walk.data(call), walk.indices(call, 1)
     call.require(call.integer("allowzero", 0) == 0 or 0 not in sizes, "makes an empty tensor")
     for index, size in enumerate(sizes):
@@ -635,111 +631,10 @@ def _reshape(walk: _Walk, call: _Call) -> None:
         walk.nodes[-1] = dataclasses.replace(last, op=Reshape((1, -1, made[2])))
 
 
-# --- Folding constants ---------------------------------------------------------------------------
-
-
-def _constant(walk: _Walk, call: _Call) -> Array:
-    call.require(len(call.attributes) == 1, "needs one value")
-    (name,) = call.attributes
-    field, dtype = _CONSTANTS[name]
-    value = call.value(name, field, None)
-    values = _array(value, str(call)) if field == "t" else np.array(value, dtype)
-    walk.budget += values.size  # it lies in the file, as initialisers do
-    return values
-
-
-# Constant's attributes: the field of AttributeProto that holds the value, and its type.
-_CONSTANTS = {
-    "value": ("t", None),
-    "value_int": ("i", np.int64),
-    "value_ints": ("ints", np.int64),
-    "value_float": ("f", np.float32),
-    "value_floats": ("floats", np.float32),
-}
-
-
-def _shape(walk: _Walk, call: _Call) -> Array:
-    call.require(bool(call.input(0)), "has no input")
-    shape = walk.shapes[call.inputs[0]]
-    start, end = call.integer("start", 0), call.integer("end", len(shape))
-    return np.array(shape[start:end], np.int64)
-
-
-def _gather(walk: _Walk, call: _Call) -> Array:
-    data, index = _known(walk, call, 0), _known(walk, call, 1)
-    axis = walk.axis(call, call.integer("axis", 0), data.ndim)
-    size = data.shape[axis]
-    fits = index.dtype.kind == "i" and data.ndim + index.ndim <= MAX_RANK
-    call.require(fits, "has indices that are no integers, or too many dimensions")
-    inside = index.size == 0 or (index.min() >= -size and index.max() < size)
-    call.require(bool(inside), f"has an index outside {size} values")
-    walk.spend(call, index.size * (data.size // max(size, 1)))
-    return np.take(data, index, axis=axis)
-
-
-def _unsqueeze(walk: _Walk, call: _Call) -> Array:
-    data = _known(walk, call, 0)
-    axes = walk.indices(call, 1) if walk.opset >= 13 else call.integers("axes", ())
-    rank = data.ndim + len(axes)
-    call.require(rank <= MAX_RANK, f"makes {rank} dimensions")
-    call.require(len(axes) > 0, "names no axes")
-    places = {walk.axis(call, axis, rank) for axis in axes}
-    call.require(len(places) == len(axes), f"has an axis twice in {axes}")
-    sizes = iter(data.shape)
-    return data.reshape([1 if place in places else next(sizes) for place in range(rank)])
-
-
-def _joined(walk: _Walk, call: _Call) -> Array:
-    parts = [_known(walk, call, index) for index in range(len(call.inputs))]
-    op = _concat_op(walk, call)
-    call.require(len({part.dtype for part in parts}) == 1, "joins constants of several types")
-    shape = infer_shape(
-        Node(op, call.name, call.inputs, call.output), [part.shape for part in parts]
-    )
-    walk.spend(call, math.prod(shape))
-    return np.concatenate(parts, axis=op.axis)
-
-
-def _sliced(walk: _Walk, call: _Call) -> Array:
-    return _known(walk, call, 0)[_slices(walk, call)]
-
-
-def _slices(walk: _Walk, call: _Call) -> tuple[slice, ...]:
-    """What a Slice takes of each axis; starts, ends and axes were attributes before operator set 10."""
-    shape = walk.shapes[call.inputs[0]] if call.input(0) else ()
-    if walk.opset < 10:
-        starts, ends = list(call.integers("starts", ())), list(call.integers("ends", ()))
-        axes, steps = list(call.integers("axes", range(len(starts)))), [1] * len(starts)
-    else:
-        starts, ends = walk.indices(call, 1), walk.indices(call, 2)
-        axes = walk.indices(call, 3) if call.input(3) else list(range(len(starts)))
-        steps = walk.indices(call, 4) if call.input(4) else [1] * len(starts)
-    call.require(
-        len(starts) == len(ends) == len(axes) == len(steps), "has lists that differ in length"
-    )
-    call.require(all(step == 1 for step in steps), f"has steps {steps}; only 1 is supported")
-    places = [walk.axis(call, axis, len(shape)) for axis in axes]
-    call.require(len(set(places)) == len(places), f"has an axis twice in {axes}")
-    parts = {place: slice(start, end) for place, start, end in zip(places, starts, ends)}
-    return tuple(parts.get(place, slice(None)) for place in range(len(shape)))
-
-
-def _converted(walk: _Walk, call: _Call) -> Array:
-    data, target = _known(walk, call, 0), call.integer("to", 0)
-    call.require(target in DTYPES, f"makes data type {target}, not float, int32 or int64")
-    walk.spend(call, data.size)
-    return _cast(data, DTYPES[target].newbyteorder("="), str(call))
-
-
-def _known(walk: _Walk, call: _Call, index: int) -> Array:
-    call.require(bool(call.input(index)), f"lacks input {index}")
-    return walk.constants[call.inputs[index]]
-
-
 # --- Steps of a box decoder ----------------------------------------------------------------------
 
 
-def _late_arithmetic(walk: _Walk, call: _Call) -> Step:
+def _late_arithmetic(walk: Walk, call: Call) -> Step:
     function: Callable[..., Array] = _ARITHMETIC[call.kind]
     count = 1 if call.kind == "Exp" else 2
     call.require(len(call.inputs) == count and all(call.inputs), f"needs {count} inputs")
@@ -750,7 +645,7 @@ def _late_arithmetic(walk: _Walk, call: _Call) -> Step:
     return _step(call, call.inputs, function)
 
 
-def _broadcast(call: _Call, shapes: list[Shape]) -> Shape:
+def _broadcast(call: Call, shapes: list[Shape]) -> Shape:
     rank = max(map(len, shapes))
     call.require(rank <= MAX_RANK, f"makes {rank} dimensions")
     result = []
@@ -762,16 +657,16 @@ def _broadcast(call: _Call, shapes: list[Shape]) -> Shape:
     return tuple(result)
 
 
-def _late_slice(walk: _Walk, call: _Call) -> Step:
-    where = _slices(walk, call)
+def _late_slice(walk: Walk, call: Call) -> Step:
+    where = slices(walk, call)
     shape = walk.shapes[call.inputs[0]]
     sizes = [range(size)[part] for size, part in zip(shape, where)]
     walk.shapes[call.output] = tuple(map(len, sizes))
     return _step(call, call.inputs[:1], lambda data: data[where])
 
 
-def _late_concat(walk: _Walk, call: _Call) -> Step:
-    op = _concat_op(walk, call)
+def _late_concat(walk: Walk, call: Call) -> Step:
+    op = walk.concat(call)
     node = Node(op, call.name, call.inputs, call.output)
     walk.shapes[call.output] = infer_shape(
         node, [walk.shapes.get(name, ()) for name in call.inputs]
@@ -779,7 +674,7 @@ def _late_concat(walk: _Walk, call: _Call) -> Step:
     return _step(call, call.inputs, lambda *parts: np.concatenate(parts, axis=op.axis))
 
 
-def _step(call: _Call, inputs: tuple[str, ...], evaluate: Callable[..., Array]) -> Step:
+def _step(call: Call, inputs: tuple[str, ...], evaluate: Callable[..., Array]) -> Step:
     return Step(call.kind, str(call), inputs, call.output, evaluate)
 
 
@@ -793,23 +688,13 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "Exp": np.exp,
 }
 
-_LATE: dict[str, Callable[[_Walk, _Call], Step]] = {
+_LATE: dict[str, Callable[[Walk, Call], Step]] = {
     **dict.fromkeys(_ARITHMETIC, _late_arithmetic),
     "Slice": _late_slice,
     "Concat": _late_concat,
 }
 
-_FOLDS: dict[str, Callable[[_Walk, _Call], Array]] = {
-    "Constant": _constant,
-    "Shape": _shape,
-    "Gather": _gather,
-    "Unsqueeze": _unsqueeze,
-    "Concat": _joined,
-    "Slice": _sliced,
-    "Cast": _converted,
-}
-
-_OPS: dict[str, Callable[[_Walk, _Call], None]] = {
+_OPS: dict[str, Callable[[Walk, Call], None]] = {
     "Conv": _conv,
     "BatchNormalization": _batch_normalization,
     "Relu": _relu,
@@ -819,6 +704,8 @@ _OPS: dict[str, Callable[[_Walk, _Call], None]] = {
     "Softmax": _softmax,
     "Transpose": _transpose,
     "Reshape": _reshape,
+    "QuantizeLinear": quantization.quantize,
+    "DequantizeLinear": quantization.dequantize,
 }
 
 # Every supported operator, and the attributes it has in any supported operator set.
@@ -828,11 +715,13 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Cast": ("to", "saturate", "round_mode"),
     "Clip": ("min", "max"),
     "Concat": ("axis",),
-    "Constant": tuple(_CONSTANTS),
+    "Constant": tuple(CONSTANTS),
     "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
+    "DequantizeLinear": ("axis", "block_size"),
     "Dropout": ("ratio", "seed"),
     "Gather": ("axis",),
     "Identity": (),
+    "QuantizeLinear": ("axis", "block_size", "saturate"),
     "Relu": (),
     "Reshape": ("allowzero",),
     "Shape": ("start", "end"),

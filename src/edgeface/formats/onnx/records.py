@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # TensorProto.data_type of the tensors that networks here have, and TensorProto.data_location.
-FLOAT, INT32, INT64 = 1, 6, 7
+FLOAT, UINT8, INT8, INT32, INT64 = 1, 2, 3, 6, 7
 DTYPES: dict[int, np.dtype[Any]] = {
     FLOAT: np.dtype("<f4"),
+    UINT8: np.dtype("u1"),
+    INT8: np.dtype("i1"),
     INT32: np.dtype("<i4"),
     INT64: np.dtype("<i8"),
 }

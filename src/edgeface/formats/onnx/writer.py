@@ -9,6 +9,7 @@ import numpy as np
 from ...errors import ModelError
 from ...graph import Concat, Conv, Graph, Node, Reshape, Softmax, Transpose
 from .. import protobuf
+from . import quantization
 from .records import (
     ATTRIBUTE_TYPES,
     DTYPES,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ...graph import Quantization, Tensor
+
     Array = NDArray[Any]
 
 # What onnxruntime 1.10, the oldest we run with, knows and newer ones still do.
@@ -40,9 +43,19 @@ WRITTEN_IR = 8
 
 
 def write(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The graph as an ONNX file; the same graph and metadata give the same bytes."""
+    """The graph as an ONNX file; the same graph and metadata give the same bytes.
+
+    A quantised network is written in QDQ form. Its input and outputs are float32 and mean what the
+    fp32 network's do: the file rounds the one and scales the others itself, so that preprocessing
+    and decoding are the same. Its weights and biases are stored as they are.
+
+    Saturation is ONNX's: at -128 for int8, where Tengine stops at -127.
+
+    Raises:
+        ModelError: A tensor or operator is not quantised as runtimes expect it; names it.
+    """
     if graph.is_quantized:
-        raise ModelError("a quantised network cannot be written as ONNX yet")
+        quantization.check(graph)
     model = ModelProto(
         ir_version=WRITTEN_IR,
         producer_name="edgeface",
@@ -62,8 +75,14 @@ class _Export:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.limits: list[str] = []  # names of ReLU6's two
+        self.bounds: dict[str, str] = {}  # names of the largest stored value of each type
+        self.floats: dict[str, str] = {}  # names of dequantised constants, and of the input
 
     def proto(self) -> GraphProto:
+        source = self.graph.tensors[self.graph.input]
+        if source.quantization is not None:
+            self.floats[source.name] = self.fresh(f"{source.name}/float")
+            self.round(source, source.name, self.floats[source.name])
         for node in self.graph.nodes:
             self.add(node)
         return GraphProto(
@@ -79,28 +98,84 @@ class _Export:
         return ValueInfoProto(name, TypeProto(TensorTypeProto(FLOAT, ShapeProto(dims))))
 
     def add(self, node: Node) -> None:
-        for name in node.inputs:
-            values = self.graph.tensors[name].data
-            if values is not None and name not in self.constants:
-                self.constants[name] = _tensor_proto(name, values)
-        inputs = list(node.inputs)
+        made = self.graph.tensors[node.output]
+        activation = getattr(node.op, "activation", "none")
+        if made.quantization is None:
+            self.compute(node, node.output, activation)
+            return
+        clips = activation == "relu" and not _starts_at_zero(made)
+        floats = self.fresh(f"{made.name}/unrounded")
+        self.compute(node, floats, "none" if clips else activation)
+        self.round(made, floats, made.name, clips=clips)
+
+    def compute(self, node: Node, output: str, activation: str) -> None:
+        """The operator on floats."""
+        inputs = [self.read(self.graph.tensors[name]) for name in node.inputs]
         if isinstance(node.op, Reshape):
             inputs.append(self.constant(f"{node.output}/shape", np.array(node.op.shape, np.int64)))
-        activation = getattr(node.op, "activation", "none")
-        linear = node.output if activation == "none" else self.fresh(f"{node.output}/linear")
+        linear = output if activation == "none" else self.fresh(f"{node.output}/linear")
         attributes = [_attribute(*pair) for pair in self.attributes(node)]
         self.nodes.append(NodeProto(inputs, [linear], node.name, node.kind, attributes))
         if activation != "none":
-            self.activate(activation, linear, node)
+            self.activate(activation, linear, node, output)
 
-    def activate(self, activation: str, linear: str, node: Node) -> None:
+    def read(self, tensor: Tensor) -> str:
+        """The name under which an operator finds the tensor's floats."""
+        if tensor.data is not None and tensor.name not in self.constants:
+            self.constants[tensor.name] = _tensor_proto(tensor.name, tensor.data)
+            if tensor.quantization is not None:
+                self.floats[tensor.name] = self.fresh(f"{tensor.name}/float")
+                parameters = self.parameters(tensor, tensor.quantization)
+                self.dequantize(tensor, [tensor.name, *parameters], self.floats[tensor.name])
+        return self.floats.get(tensor.name, tensor.name)
+
+    def round(self, tensor: Tensor, floats: str, output: str, *, clips: bool = False) -> None:
+        """From floats to floats that the tensor can store.
+
+        Relu clips stored values, unless they start at zero anyway: onnxruntime computes in integers only
+        where rounding comes right after the operator, and drops a Relu between only when it changes nothing.
+        """
+        assert tensor.quantization is not None
+        parameters = self.parameters(tensor, tensor.quantization)
+        stored = self.fresh(f"{tensor.name}/stored")
+        inputs = [floats, *parameters]
+        self.nodes.append(NodeProto(inputs, [stored], op_type="QuantizeLinear"))
+        if clips:
+            limits = [parameters[1], self.largest(tensor.dtype)]
+            unclipped, stored = stored, self.fresh(f"{tensor.name}/clipped")
+            self.nodes.append(NodeProto([unclipped, *limits], [stored], op_type="Clip"))
+        self.dequantize(tensor, [stored, *parameters], output)
+
+    def dequantize(self, tensor: Tensor, inputs: list[str], output: str) -> None:
+        assert tensor.quantization is not None
+        many = tensor.quantization.scale.size > 1
+        attributes = [_attribute("axis", 0)] if many else []
+        # Without a name, as all of these: onnxruntime refuses one that another node has.
+        node = NodeProto(inputs, [output], op_type="DequantizeLinear", attribute=attributes)
+        self.nodes.append(node)
+
+    def parameters(self, tensor: Tensor, given: Quantization) -> list[str]:
+        """The names of scale and zero point: single numbers, or one for each channel."""
+        shape = given.scale.shape if given.scale.size > 1 else ()
+        zero_point = given.zero_point.astype(tensor.dtype).reshape(shape)
+        scale = self.constant(f"{tensor.name}/scale", given.scale.reshape(shape))
+        return [scale, self.constant(f"{tensor.name}/zero_point", zero_point)]
+
+    def largest(self, dtype: np.dtype[Any]) -> str:
+        name = dtype.name
+        if name not in self.bounds:
+            bound = np.array(quantization.LIMITS[name][1], dtype)
+            self.bounds[name] = self.constant(f"{name}/max", bound)
+        return self.bounds[name]
+
+    def activate(self, activation: str, linear: str, node: Node, output: str) -> None:
         kind, inputs = "Relu", [linear]
         if activation == "relu6":
             if not self.limits:
                 bounds = {"relu6/min": np.float32(0), "relu6/max": np.float32(6)}
                 self.limits = [self.constant(name, np.array(v)) for name, v in bounds.items()]
             kind, inputs = "Clip", [linear, *self.limits]
-        self.nodes.append(NodeProto(inputs, [node.output], f"{node.name}/{activation}", kind))
+        self.nodes.append(NodeProto(inputs, [output], f"{node.name}/{activation}", kind))
 
     def attributes(self, node: Node) -> list[tuple[str, int | tuple[int, ...]]]:
         """Sorted by name."""
@@ -129,6 +204,13 @@ class _Export:
             name += "_"
         self.taken.add(name)
         return name
+
+
+def _starts_at_zero(tensor: Tensor) -> bool:
+    """Whether the least stored value is 0."""
+    assert tensor.quantization is not None
+    least, _ = quantization.LIMITS[tensor.dtype.name]
+    return bool(tensor.quantization.zero_point[0] == least)
 
 
 def _tensor_proto(name: str, values: Array) -> TensorProto:
