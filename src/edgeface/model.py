@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from . import _core, zoo
+from . import _core, networks, zoo
 from . import spec as specs
 from .errors import ModelError
-from .formats import onnx, tmfile
+from .formats import onnx, tmfile, torch_weights
 
 if TYPE_CHECKING:
     import os
@@ -48,10 +48,12 @@ class Model:
 def load(
     path: str | os.PathLike[str], spec: ModelSpec | str | os.PathLike[str] | None = None
 ) -> Model:
-    """Reads a .tmfile or .onnx and finds its spec.
+    """Reads a .tmfile, .onnx, .pth or .pt and finds its spec.
 
     The spec is `spec` (one, or its file), else the .json of the same name beside the model, else
-    the one inside the ONNX metadata, else that of a published network with exactly these outputs.
+    the one inside the ONNX metadata, else that of the published file with this sha256, else that of
+    a published network with exactly these outputs. PyTorch weights know no input size: published
+    ones have that of their release, others 320x240.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -78,6 +80,7 @@ class _Opened(NamedTuple):
     """A file's bytes and all that was found in them."""
 
     data: bytes
+    published: zoo.Published | None
     graph: Graph
     decoding: onnx.Decoding | None
     metadata: Mapping[str, str]
@@ -90,22 +93,33 @@ def _opened(path: Path) -> _Opened:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f"{path}: {path.stat().st_size} bytes; expected at most {MAX_FILE_BYTES}")
     data = path.read_bytes()
+    published = zoo.known(hashlib.sha256(data).hexdigest())
     try:
-        return reader(data)
+        return reader(data, published)
     except ModelError as error:
+        if published is not None and published.missing is not None:
+            raise ModelError(
+                f"{path}: this is {published.name} of {published.source}, which is not supported yet: "
+                f"it needs {published.missing}"
+            ) from None
         raise ModelError(f"{path}: {error}") from None
 
 
-def _from_tmfile(data: bytes) -> _Opened:
-    return _Opened(data, tmfile.read(data), None, {})
+def _from_tmfile(data: bytes, published: zoo.Published | None) -> _Opened:
+    return _Opened(data, published, tmfile.read(data), None, {})
 
 
-def _from_onnx(data: bytes) -> _Opened:
+def _from_onnx(data: bytes, published: zoo.Published | None) -> _Opened:
     found = onnx.load(data)
-    return _Opened(data, found.graph, found.decoding, found.metadata)
+    return _Opened(data, published, found.graph, found.decoding, found.metadata)
 
 
-_READERS = {".tmfile": _from_tmfile, ".onnx": _from_onnx}
+def _from_torch(data: bytes, published: zoo.Published | None) -> _Opened:
+    size = published.size if published is not None else networks.DEFAULT_SIZE
+    return _Opened(data, published, networks.build(torch_weights.read(data), size), None, {})
+
+
+_READERS = {".tmfile": _from_tmfile, ".onnx": _from_onnx, ".pth": _from_torch, ".pt": _from_torch}
 
 
 def _find_spec(
@@ -119,9 +133,12 @@ def _find_spec(
     if METADATA_KEY in opened.metadata:
         return specs.from_json(opened.metadata[METADATA_KEY]), "the file's metadata"
     graph = opened.graph
-    published = zoo.recognised(graph)
-    if published is not None:
-        return published, f"the published {published.name} models"
+    published = opened.published
+    if published is not None and published.family in zoo.FAMILIES:
+        return zoo.published_spec(published, graph), f"the published file {published.file}"
+    recognised = zoo.recognised(graph)
+    if recognised is not None:
+        return recognised, f"the published {recognised.name} models"
     outputs = ", ".join(f"{name} {graph.tensors[name].shape}" for name in graph.outputs)
     raise ModelError(
         f"{path}: no spec, and no published model has these outputs: {outputs}. Write one beside it: "
