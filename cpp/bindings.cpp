@@ -11,6 +11,7 @@
 #include "backend.h"
 #include "backends/native/cpu.h"
 #include "backends/native/engine.h"
+#include "backends/tengine.h"
 #include "decode.h"
 #include "detector.h"
 #include "error.h"
@@ -193,6 +194,7 @@ class PythonBackend : public Backend {
 
 std::shared_ptr<Backend> as_backend(const py::object& object) {
     if (py::isinstance<native::Engine>(object)) return object.cast<std::shared_ptr<native::Engine>>();
+    if (py::isinstance<TengineBackend>(object)) return object.cast<std::shared_ptr<TengineBackend>>();
     return std::make_shared<PythonBackend>(object);
 }
 
@@ -350,8 +352,9 @@ py::dtype as_dtype(DataType type) {
     return {};
 }
 
+template <typename Engine>
 py::array engine_input(const py::object& self) {
-    const InputView view = self.cast<native::Engine&>().input();
+    const InputView view = self.cast<Engine&>().input();
     const py::dtype dtype = as_dtype(view.type);
     const py::ssize_t element = dtype.itemsize();
     return py::array(dtype,
@@ -362,8 +365,9 @@ py::array engine_input(const py::object& self) {
                      view.data, self);
 }
 
+template <typename Engine>
 py::array engine_output(const py::object& self, const std::string& name) {
-    const OutputView view = self.cast<native::Engine&>().output(name);
+    const OutputView view = self.cast<Engine&>().output(name);
     const py::dtype dtype = as_dtype(view.type);
     const py::ssize_t element = dtype.itemsize();
     py::array array(dtype, {py::ssize_t{view.rows}, py::ssize_t{view.columns}},
@@ -439,13 +443,13 @@ void bind_detector(py::module_& m) {
 void bind_native(py::module_& m) {
     using native::Network;
     py::class_<Network>(m, "Network")
-        .def(py::init([](int height, int width, int channels, const std::string& type, const Scale& scale) {
+        .def(py::init([](int height, int width, int channels, const std::string& dtype, const Scale& scale) {
                  const auto parsed = parse<DataType>(
                      {{"float32", DataType::float32}, {"int8", DataType::int8}, {"uint8", DataType::uint8}},
-                     type, "type");
+                     dtype, "dtype");
                  return Network(native::Shape{height, width, channels}, parsed, as_quantization(scale));
              }),
-             "height"_a, "width"_a, "channels"_a, py::kw_only(), "type"_a, "scale"_a)
+             "height"_a, "width"_a, "channels"_a, py::kw_only(), "dtype"_a, "scale"_a)
         .def("conv", &conv, "name"_a, "data"_a, py::kw_only(), "weight"_a, "bias"_a, "stride"_a, "dilation"_a,
              "pad"_a, "groups"_a, "clamp"_a, "output"_a)
         .def("quantized_conv", &quantized_conv, "name"_a, "data"_a, py::kw_only(), "weight"_a, "bias"_a,
@@ -484,14 +488,37 @@ void bind_native(py::module_& m) {
     py::class_<native::Engine, std::shared_ptr<native::Engine>>(m, "Engine")
         .def(py::init<const Network&, int, const std::string&>(), "network"_a, py::kw_only(), "num_threads"_a,
              "isa"_a, py::call_guard<py::gil_scoped_release>())
-        .def("input", &engine_input)
+        .def("input", &engine_input<native::Engine>)
         .def("run", &native::Engine::run, py::call_guard<py::gil_scoped_release>())
-        .def("output", &engine_output, "name"_a)
+        .def("output", &engine_output<native::Engine>, "name"_a)
         .def_property_readonly("isa", &native::Engine::isa)
         .def_property_readonly("steps", &engine_steps)
         .def_property_readonly("arena_bytes",
                                [](const native::Engine& engine) { return engine.plan().arena_size(); });
     m.def("isas", &isas);
+}
+
+void bind_tengine(py::module_& m) {
+    const auto open = [](const std::string& library, const py::bytes& model, int num_threads) {
+        const std::string_view bytes = model;
+        const py::gil_scoped_release release;
+        return std::make_shared<TengineBackend>(library, bytes, num_threads);
+    };
+    const auto quantization = [](const Quantization& q) { return py::make_tuple(q.scale, q.zero_point); };
+    py::class_<TengineBackend, std::shared_ptr<TengineBackend>>(m, "Tengine")
+        .def(py::init(open), "library"_a, "model"_a, py::kw_only(), "num_threads"_a)
+        .def("input", &engine_input<TengineBackend>)
+        .def("run", &TengineBackend::run, py::call_guard<py::gil_scoped_release>())
+        .def("output", &engine_output<TengineBackend>, "name"_a)
+        .def("input_quantization",
+             [quantization](TengineBackend& engine) { return quantization(engine.input().quantization); })
+        .def(
+            "output_quantization",
+            [quantization](TengineBackend& engine, const std::string& name) {
+                return quantization(engine.output(name).quantization);
+            },
+            "name"_a)
+        .def_property_readonly("version", &TengineBackend::version);
 }
 
 }  // namespace
@@ -501,4 +528,5 @@ PYBIND11_MODULE(_core, m) {
     edgeface::bind_errors();
     edgeface::bind_detector(m);
     edgeface::bind_native(m);
+    edgeface::bind_tengine(m);
 }

@@ -20,6 +20,7 @@ from edgeface.graph import (
     Conv,
     Graph,
     Node,
+    Quantization,
     Relu,
     Reshape,
     Softmax,
@@ -494,3 +495,161 @@ def picture(height=150, width=200, seed=0, channels=3):
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (9, 12, channels), np.uint8)
     return np.ascontiguousarray(np.round(resize_float(small, width, height)), np.uint8)
+
+
+# --- Quantised networks -----------------------------------------------------------------------------------
+
+# No published engine makes -128.
+STORED_RANGE = {"int8": (-127, 127), "uint8": (0, 255)}
+
+
+def one_scale(scale, zero_point=0):
+    return Quantization(np.float32([scale]), np.int32([zero_point]))
+
+
+def pair(tensor):
+    """Scale in float32 and zero point of a value, which has one of each."""
+    [scale], [zero_point] = tensor.quantization.scale, tensor.quantization.zero_point
+    return scale, int(zero_point)
+
+
+def random_scale(random, dtype):
+    """For values of about unit variance: some of them saturate."""
+    low, high = STORED_RANGE[dtype]
+    return one_scale(10 ** random.uniform(-2, -1.1), random.integers(low, high, endpoint=True))
+
+
+def quantize_weight(weight, dtype):
+    """A scale for every output channel in int8; one scale and a zero point in uint8."""
+    if dtype == "int8":
+        scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        zero_point = np.zeros(len(weight))
+    else:
+        least, most = min(weight.min(), 0), max(weight.max(), 0)
+        scale = np.atleast_1d((most - least) / 255)
+        zero_point = np.atleast_1d(np.rint(-least / scale[0]))
+    found = Quantization(np.float32(np.maximum(scale, 1e-6)), np.int32(zero_point))
+    steps = weight / found.scale[:, None, None, None] + found.zero_point[:, None, None, None]
+    return np.clip(np.rint(steps), *STORED_RANGE[dtype]).astype(dtype), found
+
+
+def quantize(graph, dtype, *, seed=0, scales=None, given=None):
+    """A float graph in int8 or uint8, its weights rounded.
+
+    Every value has a random scale and zero point: one of `scales` different ones, or one of its own; `given`
+    ones may be named. A Transpose or Reshape keeps those of what it reads.
+    """
+    random, given = np.random.default_rng(seed), dict(given or {})
+    palette = [random_scale(random, dtype) for _ in range(scales or 0)]
+    tensors = {}
+
+    def add_value(name):
+        drawn = palette[random.integers(len(palette))] if palette else random_scale(random, dtype)
+        shape = graph.tensors[name].shape
+        quantization = given.get(name, drawn)
+        tensors[name] = Tensor(name, shape, np.dtype(dtype), quantization=quantization)
+
+    def add_constant(name, values, quantization):
+        tensors[name] = Tensor(name, values.shape, values.dtype, values, quantization)
+
+    add_value(graph.input)
+    for node in graph.nodes:
+        if isinstance(node.op, (Transpose, Reshape)):
+            given[node.output] = tensors[node.inputs[0]].quantization
+        add_value(node.output)
+        if not isinstance(node.op, Conv):
+            continue
+        data, weight, *bias = node.inputs
+        add_constant(weight, *quantize_weight(graph.tensors[weight].data, dtype))
+        for name in bias:
+            scale = pair(tensors[data])[0] * tensors[weight].quantization.scale
+            stored = np.rint(graph.tensors[name].data / scale).astype(np.int32)
+            add_constant(name, stored, Quantization(scale, np.zeros(scale.shape, np.int32)))
+    return Graph(graph.nodes, tensors, graph.input, graph.outputs)
+
+
+def quantized_pixels(values, tensor):
+    """What preprocessing stores for real numbers."""
+    (scale, zero_point), (low, high) = pair(tensor), STORED_RANGE[tensor.dtype.name]
+    steps = np.clip(np.float32(values) / scale, low - zero_point, high - zero_point)
+    return (np.rint(steps) + zero_point).astype(tensor.dtype)
+
+
+def real(stored, tensor):
+    scale, zero_point = pair(tensor)
+    return np.float32(stored.astype(np.int64) - zero_point) * scale
+
+
+def _stored(steps, tensor, activation="none"):
+    """Steps of the output in float32 -> stored values: clamped, rounded with halves to even."""
+    assert steps.dtype == np.float32
+    (scale, zero_point), (low, high) = pair(tensor), STORED_RANGE[tensor.dtype.name]
+    least, most = low - zero_point, high - zero_point
+    if activation != "none":
+        least = max(least, 0)
+    if activation == "relu6":
+        most = min(most, np.rint(np.float32(6) / scale))
+    return (np.rint(np.clip(steps, least, most)) + zero_point).astype(tensor.dtype)
+
+
+def _quantized_conv(op, inputs, tensors, output):
+    data, weight = (
+        values.astype(np.int64)
+        - tensor.quantization.zero_point.reshape(-1, *[1] * (values.ndim - 1))
+        for values, tensor in zip(inputs[:2], tensors)
+    )
+    bias = inputs[2].astype(np.int64) if len(inputs) > 2 else np.zeros(len(weight), np.int64)
+    total = convolve(data, weight, op) + bias.reshape(1, -1, 1, 1)
+    assert np.abs(total).max() < 2**31
+    weight_scale = np.broadcast_to(tensors[1].quantization.scale, len(weight))
+    multiplier = pair(tensors[0])[0] * weight_scale / pair(output)[0]
+    assert multiplier.dtype == np.float32
+    return _stored(np.float32(total) * multiplier.reshape(1, -1, 1, 1), output, op.activation)
+
+
+def _rescaled(stored, tensor, output):
+    """Steps of the output."""
+    scale, zero_point = pair(tensor)
+    return np.float32(stored.astype(np.int64) - zero_point) * (scale / pair(output)[0])
+
+
+def exponentials(scale):
+    """exp(-i * scale) in float32 for every difference of two stored values."""
+    below = np.arange(256) * np.float64(scale)
+    return np.where(below < 100, np.exp(-below), 0).astype(np.float32)
+
+
+def _quantized_softmax(op, stored, tensor, output):
+    values = np.moveaxis(stored.astype(np.int64), op.axis, 0)
+    powers = exponentials(pair(tensor)[0])[values.max(axis=0) - values]
+    total = np.zeros(values.shape[1:], np.float32)
+    for power in powers:  # in order, each sum rounded
+        total = total + power
+    return _stored(np.moveaxis(powers / total / pair(output)[0], 0, op.axis), output)
+
+
+def run_quantized(graph, image):
+    """name -> stored values, exactly as cpp/backends/native/network.h defines them, for every value."""
+    values = {graph.input: image, **{tensor.name: tensor.data for tensor in graph.constants}}
+    for node in graph.nodes:
+        op, output = node.op, graph.tensors[node.output]
+        inputs = [values[name] for name in node.inputs]
+        tensors = [graph.tensors[name] for name in node.inputs]
+        if isinstance(op, Conv):
+            made = _quantized_conv(op, inputs, tensors, output)
+        elif isinstance(op, Add):
+            a, b = (_rescaled(*one, output) for one in zip(inputs, tensors))
+            made = _stored(a + b, output, op.activation)
+        elif isinstance(op, Softmax):
+            made = _quantized_softmax(op, inputs[0], tensors[0], output)
+        elif isinstance(op, Relu):
+            made = _stored(_rescaled(inputs[0], tensors[0], output), output, "relu")
+        elif isinstance(op, Concat):
+            parts = [_stored(_rescaled(*one, output), output) for one in zip(inputs, tensors)]
+            made = np.concatenate(parts, op.axis)
+        elif isinstance(op, Transpose):
+            made = inputs[0].transpose(op.order)
+        else:
+            made = inputs[0].reshape(op.shape)
+        values[node.output] = made
+    return values

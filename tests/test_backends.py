@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import reference
 from edgeface import BackendError, ModelError, _core, backends
-from edgeface.backends import native, onnxruntime
+from edgeface.backends import native, onnxruntime, tengine
 from edgeface.graph import Conv, Graph, Node, Tensor
 
 WIDTH, HEIGHT = 32, 24
@@ -313,16 +313,18 @@ def test_auto_takes_the_first_and_says_why_not_the_others():
     runner, choice = backends.open_backend(graph_for_all(), "auto", 1)
     assert isinstance(runner, _core.Engine)
     assert str(choice) == choice.name == "native"
-    assert choice.refused == {"onnxruntime": "native comes first and runs this network"}
+    reason = "native comes first and runs this network"
+    assert choice.refused == {"tengine": reason, "onnxruntime": reason}
 
 
 def test_asking_for_a_backend_is_the_reason_against_the_others():
     _, choice = backends.open_backend(graph_for_all(), "native", 1)
-    assert choice.refused == {"onnxruntime": "native was asked for"}
+    assert choice.refused == dict.fromkeys(("tengine", "onnxruntime"), "native was asked for")
 
 
-def test_auto_goes_on_where_the_first_cannot_and_says_why():
+def test_auto_goes_on_where_the_first_cannot_and_says_why(monkeypatch):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(tengine, "unavailable", lambda: "it is not here")
     runner, choice = backends.open_backend(graph_beyond_native(), "auto", 1)
     assert str(choice) == "onnxruntime"
     assert "Softmax 'node_odd'" in choice.refused["native"]
@@ -351,6 +353,7 @@ def test_a_backend_that_was_asked_for_never_falls_back():
 
 def test_none_that_runs_it_lists_every_reason(monkeypatch):
     monkeypatch.setattr(onnxruntime, "unavailable", lambda: "it is not installed")
+    monkeypatch.setattr(tengine, "unavailable", lambda: "it is not here")
     with pytest.raises(
         BackendError, match=r"native: .*node_odd.*; onnxruntime: it is not installed"
     ):
@@ -358,7 +361,7 @@ def test_none_that_runs_it_lists_every_reason(monkeypatch):
 
 
 def test_an_unknown_backend_lists_those_there_are():
-    with pytest.raises(ValueError, match="'tpu'; expected auto, native, onnxruntime"):
+    with pytest.raises(ValueError, match="'tpu'; expected auto, native, tengine, onnxruntime"):
         backends.open_backend(graph_for_all(), "tpu", 1)
 
 

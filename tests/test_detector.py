@@ -151,7 +151,9 @@ def test_native_and_onnxruntime_find_the_same(path, seed):
     # Each of them is within the network's bound. An offset counts for 0.1 of a prior where it moves a box,
     # and for 0.2 of a side where it scales it; no side here is longer than the input, 96 x 64.
     scale = max(frame.shape[1] / 96, frame.shape[0] / 64)
-    found = [FaceDetector(path, backend=backend).detect(frame) for backend in BACKENDS]
+    found = [
+        FaceDetector(path, backend=backend).detect(frame) for backend in ("native", "onnxruntime")
+    ]
     assert len(found[0]) > 3
     assert_same(*found, 2 * (0.1 + 0.2) * boxes.max() * 96 * scale, 2 * scores.max())
 
@@ -441,7 +443,7 @@ BAD_OPTIONS = [
     ({"nms": None}, ValueError, "nms is None"),
     ({"channels": "yuv"}, ValueError, "channels is 'yuv'; expected one of auto"),
     ({"resize": "crop"}, ValueError, "resize is 'crop'; expected one of stretch"),
-    ({"backend": "tpu"}, ValueError, "backend 'tpu'; expected auto, native, onnxruntime"),
+    ({"backend": "tpu"}, ValueError, "backend 'tpu'; expected auto, native, tengine, onnxruntime"),
     ({"input_size": 320}, TypeError, "input_size is 320"),
     ({"input_size": (320,)}, TypeError, "input_size"),
     ({"input_size": (320, 0)}, ValueError, "input height"),
@@ -765,7 +767,7 @@ def test_every_released_onnx_file_finds_the_same_face_on_every_backend(name, pho
     frame = photographs["1"]
     found = [
         FaceDetector(ULTRAFACE / f"{name}.onnx", backend=backend).detect(frame)
-        for backend in BACKENDS
+        for backend in ("native", "onnxruntime")
     ]
     assert len(found[0]) > 0
     assert_same(*found, 0.05 * max(1, frame.shape[1] / 640), 1e-4)
@@ -778,7 +780,8 @@ def test_released_models_work_at_other_sizes(model, size, photographs):
     pytest.importorskip("onnxruntime")
     frame = photographs["1"]
     found = [
-        FaceDetector(model, input_size=size, backend=backend).detect(frame) for backend in BACKENDS
+        FaceDetector(model, input_size=size, backend=backend).detect(frame)
+        for backend in ("native", "onnxruntime")
     ]
     assert len(found[0]) > 0
     assert_same(*found, 0.05 * max(1, frame.shape[1] / 640), 1e-4)

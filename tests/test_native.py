@@ -674,7 +674,7 @@ def test_a_computed_weight_is_refused():
 
 
 def network(height=4, width=4, channels=2):
-    return _core.Network(height, width, channels, type="float32", scale=REAL)
+    return _core.Network(height, width, channels, dtype="float32", scale=REAL)
 
 
 def conv(subject, data=0, **changes):

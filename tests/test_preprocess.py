@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 import reference
 from edgeface import _core
+from edgeface.graph import Tensor
 
 FRAME_CHANNELS = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1}
 ORDERS = ("rgb", "bgr", "gray")
@@ -225,3 +226,133 @@ def test_the_frame_is_not_written_to():
     frame.flags.writeable = False
     run(frame, "bgr", (8, 8))
     assert_array_equal(frame, before)
+
+
+# --- Quantised inputs -------------------------------------------------------------------------------------
+
+STORED_TYPES = tuple(reference.STORED_RANGE)
+
+
+def run_quantized(frame, channels, size, dtype, steps, *, order="rgb", **spec_changes):
+    """What a quantised network is given: it shows its input as an output."""
+    width, height = size
+    count = 1 if order == "gray" else 3
+    network = _core.Network(height, width, count, dtype=dtype, scale=steps)
+    network.output("seen", network.rows("seen", 0, columns=count))
+    for name, columns in (("scores", 2), ("boxes", 4)):  # of one prior
+        head = network.quantized_conv(
+            name,
+            0,
+            weight=np.zeros((columns, count, 1, 1), np.int16),
+            bias=np.zeros(columns, np.int32),
+            weight_scale=np.ones(columns, np.float32),
+            stride=(height, width),
+            dilation=(1, 1),
+            pad=(0, 0),
+            groups=1,
+            clamp=(-np.inf, np.inf),
+            output=(1, 1, columns),
+            scale=(1.0, 0),
+        )
+        network.output(name, head)
+    engine = _core.Engine(network, num_threads=1, isa="")
+    spec = {"mean": MEAN, "scale": SCALE, **spec_changes}
+    spec |= {"strides": (max(size),), "min_sizes": ((10.0,),)}
+    options = _core.Options(
+        score_threshold=0.5, iou_threshold=0.5, nms="hard", max_faces=1, pre_nms_top_k=1, min_face=0
+    )
+    core_spec = reference.core_spec(width=width, height=height, channels=order, **spec)
+    detector = _core.Detector(engine, core_spec, options)
+    detector.detect(frame, channels, (0, 0, frame.shape[1], frame.shape[0]))
+    seen = engine.output("seen")
+    assert seen.dtype == dtype
+    return seen.reshape(1, height, width, count).transpose(0, 3, 1, 2).copy()
+
+
+def expected_quantized(values, dtype, steps):
+    source = Tensor("input", values.shape, np.dtype(dtype), None, reference.one_scale(*steps))
+    return reference.quantized_pixels(values, source)
+
+
+# Scale and zero point; the first is that of released networks.
+INPUT_SCALES = {
+    "int8": [(0.007874, 0), (0.5, -7), (1e-6, 100), (3.0, -127), (1e30, 5)],
+    "uint8": [(0.007874, 126), (0.5, 0), (1e-6, 255), (3.0, 9), (1e30, 5)],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", FRAME_CHANNELS)
+@pytest.mark.parametrize("dtype", STORED_TYPES)
+def test_every_frame_is_quantised_exactly_in_every_network_order(dtype, channels, order):
+    frame = noise((41, 29), channels)
+    want = expected(frame, channels, (24, 32), order)
+    for steps in INPUT_SCALES[dtype]:
+        assert_array_equal(
+            run_quantized(frame, channels, (24, 32), dtype, steps, order=order),
+            expected_quantized(want, dtype, steps),
+        )
+
+
+@pytest.mark.parametrize(("dtype", "zero"), [("int8", 0), ("int8", 9), ("uint8", 128)])
+def test_every_pixel_value_is_rounded_to_even_and_ends_at_the_types_bounds(dtype, zero):
+    frame = np.arange(256, dtype=np.uint8).reshape(1, 256)
+    got = run_quantized(
+        frame,
+        "gray",
+        (256, 1),
+        dtype,
+        (1.0, zero),
+        order="gray",
+        mean=(131.0,) * 3,
+        scale=(1.25,) * 3,
+    )
+    low, high = reference.STORED_RANGE[dtype]
+    want = [min(max(round((p - 131) * 1.25) + zero, low), high) for p in range(256)]
+    assert got.ravel().tolist() == want
+    assert low in want
+    assert high in want
+
+
+@pytest.mark.parametrize(("size", "network"), SIZES)
+@pytest.mark.parametrize("dtype", STORED_TYPES)
+def test_every_size_is_quantised_exactly(dtype, size, network):
+    frame = noise(size, "bgr")
+    steps = INPUT_SCALES[dtype][0]
+    assert_array_equal(
+        run_quantized(frame, "bgr", network, dtype, steps),
+        expected_quantized(expected(frame, "bgr", network), dtype, steps),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "covered"), [((200, 100), (32, 16)), ((100, 200), (16, 32)), ((64, 64), (32, 32))]
+)
+@pytest.mark.parametrize("channels", ["bgr", "gray"])
+@pytest.mark.parametrize("dtype", STORED_TYPES)
+def test_letterbox_fills_up_with_what_stands_for_zero(dtype, channels, size, covered):
+    frame = noise(size, channels)
+    for steps in INPUT_SCALES[dtype]:
+        _, zero = steps
+        got = run_quantized(frame, channels, (32, 32), dtype, steps, resize="letterbox")
+        width, height = covered
+        want = expected_quantized(expected(frame, channels, covered), dtype, steps)
+        assert_array_equal(got[..., :height, :width], want)
+        assert (got[..., height:, :] == zero).all()
+        assert (got[..., width:] == zero).all()
+
+
+def test_a_quantised_input_ends_where_endless_values_begin():
+    # (255 - mean) * scale is beyond float32: still the type's highest value.
+    frame = np.uint8([[0, 255]])
+    got = run_quantized(
+        frame,
+        "gray",
+        (2, 1),
+        "int8",
+        (1e-3, 0),
+        order="gray",
+        mean=(100.0,) * 3,
+        scale=(3e38,) * 3,
+    )
+    assert got.ravel().tolist() == [-127, 127]

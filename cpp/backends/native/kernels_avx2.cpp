@@ -32,18 +32,27 @@ struct Ints {
     static Ints load(const std::int32_t* from) {
         return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
     }
-    void store(std::int32_t* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v); }
+    static Ints broadcast(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
+    static Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
+    void store_bytes(std::uint8_t* to) const {
+        const __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xff));
+        const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+    }
     static Ints widen(const std::int8_t* from) {
         return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))};
     }
     static Ints widen(const std::uint8_t* from) {
         return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))};
     }
-    static Ints widen_int16(const std::int16_t* from) {
-        return {_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    // The factor in the lower half of each lane, 0 in the upper: madd then multiplies the lower halves alone,
+    // in half the time of a 32-bit multiplication.
+    using Factors = __m256i;
+    static Factors load_factors(const std::int16_t* from) {
+        return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     }
-    static Ints multiply_add(Ints sum, Ints a, Ints b) {
-        return {_mm256_add_epi32(sum.v, _mm256_mullo_epi32(a.v, b.v))};
+    static Ints multiply_add(Ints sum, Ints values, Factors with) {
+        return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(values.v, with))};
     }
     static Pairs load_pairs(const std::int16_t* from) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));

@@ -30,18 +30,24 @@ struct Ints {
     __m512i v;
 
     static Ints load(const std::int32_t* from) { return {_mm512_loadu_si512(from)}; }
-    void store(std::int32_t* to) const { _mm512_storeu_si512(to, v); }
+    static Ints broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+    static Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+    void store_bytes(std::uint8_t* to) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v));
+    }
     static Ints widen(const std::int8_t* from) {
         return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
     }
     static Ints widen(const std::uint8_t* from) {
         return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
     }
-    static Ints widen_int16(const std::int16_t* from) {
-        return {_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+    // As in kernels_avx2.cpp: 0 in the upper halves.
+    using Factors = __m512i;
+    static Factors load_factors(const std::int16_t* from) {
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
-    static Ints multiply_add(Ints sum, Ints a, Ints b) {
-        return {_mm512_add_epi32(sum.v, _mm512_mullo_epi32(a.v, b.v))};
+    static Ints multiply_add(Ints sum, Ints values, Factors with) {
+        return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(values.v, with))};
     }
     static Pairs load_pairs(const std::int16_t* from) { return _mm512_loadu_si512(from); }
     static Ints pair_dot(Ints sum, std::int32_t pair, Pairs with) {

@@ -1,10 +1,15 @@
-// The kernels' algorithms, written once on `Vec`; each ISA file defines Vec and the tile, then includes this.
+// The kernels' algorithms, written once on `Vec` and `Ints`; each ISA file defines those and the tile, then
+// includes this.
 //
 // Vec: `static constexpr int lanes`, load, store, broadcast, fused(a, b, c) = a * b + c, add, multiply, min,
-// max. Ints: as many int32: load, store, widen (from int8 or uint8), widen_int16, multiply_add, pair_dot
-// (sums of two products of int16, one factor being the same for all lanes), Pairs (what pair_dot multiplies
-// with), to_floats, rounded (to the nearest, halves to even). Everything here has internal linkage and uses
-// no library template: code compiled for one ISA must never be what the linker picks for another.
+// max.
+//
+// Ints: as many int32. load, broadcast, add, widen (from int8 or uint8), to_floats, rounded (to the nearest,
+// halves to even), store_bytes (the lowest byte of each); multiply_add, of widened values and int16 Factors;
+// pair_dot, sums of two products of int16: Pairs, and one pair for all lanes.
+//
+// Everything here has internal linkage and uses no library template: code compiled for one ISA must never be
+// what the linker picks for another.
 
 template <int kVectors>
 void conv_block(const ConvTile& tile, const float* weights, float* output, int channels) {
@@ -152,9 +157,11 @@ template <typename T>
 void store_quantized(Ints sums, const float* multipliers, const Requantization& to, T* out, int count) {
     const Vec scaled = Vec::multiply(Ints::to_floats(sums), Vec::load(multipliers));
     const Vec clamped = Vec::min(Vec::max(scaled, Vec::broadcast(to.low)), Vec::broadcast(to.high));
-    std::int32_t lanes[Ints::lanes];
-    Ints::rounded(clamped).store(lanes);
-    for (int i = 0; i < count; ++i) out[i] = static_cast<T>(lanes[i] + to.zero_point);
+    const Ints values = Ints::add(Ints::rounded(clamped), Ints::broadcast(to.zero_point));
+    if (count == Ints::lanes) return values.store_bytes(reinterpret_cast<std::uint8_t*>(out));
+    std::uint8_t lanes[Ints::lanes];
+    values.store_bytes(lanes);
+    __builtin_memcpy(out, lanes, static_cast<std::size_t>(count));
 }
 
 // Channels of one tap that are widened at a time: all pixels of a tile then take a few KiB of the stack.
@@ -231,10 +238,10 @@ void quantized_conv_tile(const QuantizedConvTile<T>& tile) {
 template <typename T, int kTaps>
 void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
     const Ints bias = Ints::load(row.bias + c);
-    Ints weights[kTaps];
+    Ints::Factors weights[kTaps];
     const T* inputs[kTaps];
     for (int tap = 0; tap < kTaps; ++tap) {
-        weights[tap] = Ints::widen_int16(row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c);
+        weights[tap] = Ints::load_factors(row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c);
         inputs[tap] = row.inputs[tap] + c;
     }
     for (int p = 0; p < row.pixels; ++p) {
@@ -255,7 +262,7 @@ void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
         for (int tap = 0; tap < row.taps; ++tap) {
             const std::int16_t* weights = row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c;
             const Ints values = Ints::widen(row.inputs[tap] + p * row.steps[tap] + c);
-            sum = Ints::multiply_add(sum, values, Ints::widen_int16(weights));
+            sum = Ints::multiply_add(sum, values, Ints::load_factors(weights));
         }
         store_quantized(sum, row.multipliers + c, row.to, row.output + p * row.output_stride + c,
                         Ints::lanes);

@@ -30,11 +30,21 @@ struct Ints {
     int32x4_t v;
 
     static Ints load(const std::int32_t* from) { return {vld1q_s32(from)}; }
-    void store(std::int32_t* to) const { vst1q_s32(to, v); }
+    static Ints broadcast(std::int32_t x) { return {vdupq_n_s32(x)}; }
+    static Ints add(Ints a, Ints b) { return {vaddq_s32(a.v, b.v)}; }
+    void store_bytes(std::uint8_t* to) const {
+        const int16x4_t words = vmovn_s32(v);
+        const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+        const std::uint32_t four = vget_lane_u32(vreinterpret_u32_s8(bytes), 0);
+        __builtin_memcpy(to, &four, sizeof(four));
+    }
     static Ints widen(const std::int8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
     static Ints widen(const std::uint8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    static Ints widen_int16(const std::int16_t* from) { return {vmovl_s16(vld1_s16(from))}; }
-    static Ints multiply_add(Ints sum, Ints a, Ints b) { return {vmlaq_s32(sum.v, a.v, b.v)}; }
+    using Factors = int32x4_t;
+    static Factors load_factors(const std::int16_t* from) { return vmovl_s16(vld1_s16(from)); }
+    static Ints multiply_add(Ints sum, Ints values, Factors with) {
+        return {vmlaq_s32(sum.v, values.v, with)};
+    }
     static Pairs load_pairs(const std::int16_t* from) { return vld1q_s16(from); }
     static Ints pair_dot(Ints sum, std::int32_t pair, Pairs with) {
         const int16x4_t factors = vreinterpret_s16_s32(vdup_n_s32(pair));

@@ -27,31 +27,40 @@ struct Vec {
     static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 };
 
+typedef std::int32_t IntLanes __attribute__((vector_size(16)));
+
 struct Ints {
     static constexpr int lanes = 4;
     struct Pairs {
-        std::int16_t low[lanes];
-        std::int16_t high[lanes];
+        IntLanes first;
+        IntLanes second;
     };
-    std::int32_t v[lanes];
+    IntLanes v;
 
-    static Ints load(const std::int32_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    void store(std::int32_t* to) const { __builtin_memcpy(to, v, sizeof(v)); }
-    static Ints widen(const std::int8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    static Ints widen(const std::uint8_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    static Ints widen_int16(const std::int16_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-    static Ints multiply_add(Ints sum, Ints a, Ints b) {
-        for (int i = 0; i < lanes; ++i) sum.v[i] += a.v[i] * b.v[i];
-        return sum;
+    static Ints load(const std::int32_t* from) {
+        Ints r;
+        __builtin_memcpy(&r.v, from, sizeof(r.v));
+        return r;
     }
+    static Ints broadcast(std::int32_t x) { return {IntLanes{x, x, x, x}}; }
+    static Ints add(Ints a, Ints b) { return {a.v + b.v}; }
+    void store_bytes(std::uint8_t* to) const {
+        for (int i = 0; i < lanes; ++i) to[i] = static_cast<std::uint8_t>(v[i]);
+    }
+    static Ints widen(const std::int8_t* from) { return {IntLanes{from[0], from[1], from[2], from[3]}}; }
+    static Ints widen(const std::uint8_t* from) { return {IntLanes{from[0], from[1], from[2], from[3]}}; }
+    using Factors = IntLanes;
+    static Factors load_factors(const std::int16_t* from) {
+        return Factors{from[0], from[1], from[2], from[3]};
+    }
+    static Ints multiply_add(Ints sum, Ints values, Factors with) { return {sum.v + values.v * with}; }
     static Pairs load_pairs(const std::int16_t* from) {
-        return {{from[0], from[2], from[4], from[6]}, {from[1], from[3], from[5], from[7]}};
+        return {IntLanes{from[0], from[2], from[4], from[6]}, IntLanes{from[1], from[3], from[5], from[7]}};
     }
     static Ints pair_dot(Ints sum, std::int32_t pair, const Pairs& with) {
         std::int16_t factors[2];
         __builtin_memcpy(factors, &pair, sizeof(factors));
-        for (int i = 0; i < lanes; ++i) sum.v[i] += factors[0] * with.low[i] + factors[1] * with.high[i];
-        return sum;
+        return {sum.v + with.first * factors[0] + with.second * factors[1]};
     }
     static Vec to_floats(Ints a) {
         return {Lanes{static_cast<float>(a.v[0]), static_cast<float>(a.v[1]), static_cast<float>(a.v[2]),
@@ -61,11 +70,9 @@ struct Ints {
     // even.
     static Ints rounded(Vec a) {
         constexpr float kMagic = 12582912;
-        Ints r;
-        for (int i = 0; i < lanes; ++i) {
-            r.v[i] = static_cast<std::int32_t>(a.v[i] + kMagic - kMagic);
-        }
-        return r;
+        const Lanes whole = a.v + kMagic - kMagic;
+        return {IntLanes{static_cast<std::int32_t>(whole[0]), static_cast<std::int32_t>(whole[1]),
+                         static_cast<std::int32_t>(whole[2]), static_cast<std::int32_t>(whole[3])}};
     }
 };
 

@@ -51,6 +51,13 @@ bool fits_type(const Quantization& quantization, DataType type) {
     return is_scale(quantization.scale) && quantization.zero_point >= low && quantization.zero_point <= high;
 }
 
+// Any difference of two stored values is a number in the steps of another scale, too: 0 times infinity is
+// none.
+bool reaches(float from, float to) {
+    constexpr float kLargestDifference = 255;
+    return std::isfinite(from / to * kLargestDifference);
+}
+
 // The sum of one output channel stays within 32 bits whatever the input, zero point included.
 bool stays_in_range(const QuantizedConv& conv) {
     constexpr long long kLargestInput = 255;
@@ -82,6 +89,12 @@ const Value& Network::value(int number) const {
 
 int Network::append(Operation operation, const Value& output) {
     require(fits_type(output.quantization, type_), operation.name, "bad scale or zero point");
+    const bool rescales = !std::holds_alternative<QuantizedConv>(operation.op) &&
+                          !std::holds_alternative<Softmax>(operation.op);
+    for (const int input : operation.inputs) {
+        require(!rescales || reaches(value(input).quantization.scale, output.quantization.scale),
+                operation.name, "the scales are too far apart");
+    }
     operation.output = static_cast<int>(values_.size());
     values_.push_back(output);
     operations_.push_back(std::move(operation));
@@ -98,8 +111,12 @@ int Network::conv(const std::string& name, int data, QuantizedConv conv, const V
     require(type_ != DataType::float32, name, "a quantised convolution in a float32 network");
     check_conv(name, conv, value(data).shape, output.shape);
     require(conv.weight_scale.size() == conv.bias.size(), name, "a scale a channel is needed");
-    for (const float scale : conv.weight_scale)
+    const float input_scale = value(data).quantization.scale;
+    for (const float scale : conv.weight_scale) {
         require(is_scale(scale), name, "a weight's scale is not positive");
+        require(std::isfinite(input_scale * scale / output.quantization.scale), name,
+                "the scales are too far apart");
+    }
     require(stays_in_range(conv), name, "its sums could overflow 32 bits");
     return append({std::move(conv), name, {data}}, output);
 }

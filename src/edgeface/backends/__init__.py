@@ -2,20 +2,26 @@
 
 A backend module offers `NAME`, `unavailable() -> str | None` (why it cannot be used here at all) and
 `open_graph(graph, num_threads) -> Backend`, which raises BackendError with the reason when it cannot run
-that network.
+that network. It may offer `discouraged(graph) -> str | None`: why `auto` must not take it for a network that
+it would open. Other packages register theirs in the entry point group `edgeface.backends`; docs/backends.md
+shows how.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import BackendError
-from . import native, onnxruntime
+from . import native, onnxruntime, tengine
+from .plugins import registered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -44,8 +50,34 @@ class BackendModule(Protocol):
     def open_graph(self, graph: Graph, num_threads: int) -> Backend: ...
 
 
-# In the order in which `auto` tries them.
-BACKENDS: dict[str, BackendModule] = {module.NAME: module for module in (native, onnxruntime)}
+# In the order in which `auto` tries them; plug-ins follow by name.
+_BUILT_IN: tuple[BackendModule, ...] = (native, tengine, onnxruntime)
+_WORDS = ("auto", "all")  # what else the option --backend takes
+
+
+class _Table(Mapping[str, BackendModule]):
+    """By name. Other packages are looked through when it is first read, and not at import."""
+
+    def __getitem__(self, name: str) -> BackendModule:
+        return self._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    @functools.cached_property
+    def _modules(self) -> dict[str, BackendModule]:
+        modules = {module.NAME: module for module in _BUILT_IN}
+        for plugin in registered():
+            # A package that happens to be installed must not replace what everybody means by a name.
+            if plugin.NAME not in _WORDS:
+                modules.setdefault(plugin.NAME, plugin)
+        return modules
+
+
+BACKENDS: Mapping[str, BackendModule] = _Table()
 
 
 @dataclass(frozen=True)
@@ -55,6 +87,7 @@ class Support:
     backend: str
     refusal: str | None
     isa: str | None  # whose instructions its kernels use; None where the backend does not say
+    discouraged: str | None = None  # why `auto` does not take it all the same
 
 
 @dataclass(frozen=True)
@@ -72,7 +105,8 @@ class Choice:
 def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, Choice]:
     """The backend of that name, or for `auto` the first that runs the graph.
 
-    `auto` defers to the environment variable EDGEFACE_BACKEND where it is set.
+    `auto` defers to the environment variable EDGEFACE_BACKEND where it is set. It passes over a backend that
+    is known to compute wrongly; one that was asked for by name is taken with a RuntimeWarning.
 
     Raises:
         ValueError: There is no backend of that name.
@@ -84,10 +118,15 @@ def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, 
     }
     for i, name in enumerate(candidates):
         try:
+            doubt = _discouraged(name, graph)
+            if doubt is not None and len(candidates) > 1:
+                raise BackendError(f"{doubt} (it runs when asked for by name)")
             backend = _open(name, graph, num_threads)
         except BackendError as error:
             refused[name] = str(error)
             continue
+        if doubt is not None:
+            warnings.warn(f"the backend {name}: {doubt}", RuntimeWarning, stacklevel=3)
         refused.update(
             dict.fromkeys(candidates[i + 1 :], f"{name} comes first and runs this network")
         )
@@ -111,7 +150,8 @@ def _candidates(wanted: str) -> list[str]:
 
 def _support(name: str, graph: Graph) -> Support:
     try:
-        return Support(name, None, _isa(_open(name, graph, 1)))
+        isa = _isa(_open(name, graph, 1))
+        return Support(name, None, isa, _discouraged(name, graph))
     except BackendError as error:
         return Support(name, str(error), None)
 
@@ -122,6 +162,12 @@ def _open(name: str, graph: Graph, num_threads: int) -> Backend:
     if reason is not None:
         raise BackendError(reason)
     return module.open_graph(graph, num_threads)
+
+
+def _discouraged(name: str, graph: Graph) -> str | None:
+    discouraged = getattr(BACKENDS[name], "discouraged", None)
+    reason: str | None = None if discouraged is None else discouraged(graph)
+    return reason
 
 
 def _isa(backend: Backend) -> str | None:

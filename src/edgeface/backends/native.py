@@ -45,7 +45,7 @@ def lower(graph: Graph) -> _core.Network:
     if dtype not in ("float32", "int8", "uint8"):
         raise BackendError(f"it runs float32, int8 and uint8 networks; this one is {dtype}")
     try:
-        network = _core.Network(height, width, channels, type=dtype, scale=_scale(source))
+        network = _core.Network(height, width, channels, dtype=dtype, scale=_scale(source))
     except ValueError as error:
         raise BackendError(str(error)) from None
     lowering = _Lowering(graph, network)
@@ -170,7 +170,7 @@ def _quantized_weights(lowering: _Lowering, node: Node) -> dict[str, Any]:
         raise _unsupported(node, f"its weight is {weight.dtype}, its bias {bias.dtype}")
     scale = np.broadcast_to(quantization.scale, (len(weight),)).astype(np.float32)
     zero_point = np.broadcast_to(quantization.zero_point, (len(weight),))[:, None, None, None]
-    _check_bias_scale(lowering, node, scale)
+    _check_bias_units(lowering, node, scale)
     return {
         "weight": np.ascontiguousarray(weight.astype(np.int16) - zero_point, np.int16),
         "bias": np.ascontiguousarray(bias),
@@ -178,11 +178,13 @@ def _quantized_weights(lowering: _Lowering, node: Node) -> dict[str, Any]:
     }
 
 
-def _check_bias_scale(lowering: _Lowering, node: Node, weight_scale: np.ndarray) -> None:
+def _check_bias_units(lowering: _Lowering, node: Node, weight_scale: np.ndarray) -> None:
     bias = lowering.graph.tensors[node.inputs[2]] if len(node.inputs) > 2 else None
     if bias is None or bias.quantization is None:
         return
     expected = lowering.scale_of(node.inputs[0])[0] * weight_scale.astype(np.float64)
+    if bias.quantization.zero_point.any():
+        raise _unsupported(node, "its bias has a zero point")
     # Writers round their scales to six decimals; a bias of another network is far off.
     if not np.allclose(bias.quantization.scale, expected, rtol=1e-2, atol=0):
         raise _unsupported(node, "its bias is not in units of input scale times weight scale")
