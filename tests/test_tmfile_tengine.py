@@ -243,20 +243,14 @@ def test_output_that_is_read_again_is_overwritten():
     assert not outputs_alone(make.graph("first", value))
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("count", [63, 64])
-def test_tengine_keeps_64_values_apart(count):
+def test_tengine_keeps_64_values_apart():
+    # The 63 and the joined one. With one more it writes past an array of its own, which has no outcome to test.
     make = Maker()
-    names = [make.op(Relu(), f"r{i}", "input") for i in range(count)]
+    names = [make.op(Relu(), f"r{i}", "input") for i in range(63)]
     make.op(Concat(1), "joined", *names)
     frames = random_frames(make.graph(), 1)
-    data = tmfile.write(make.graph())
-    if count == 64:  # and the joined one
-        with pytest.raises(tengine_reference.TengineError, match="exit status -"):
-            tengine_reference.run(data, frames)
-    else:
-        ((joined,),) = tengine_reference.run(data, frames)
-        assert np.array_equal(joined, np.concatenate([np.maximum(frames[0], 0)] * count, axis=1))
+    ((joined,),) = tengine_reference.run(tmfile.write(make.graph()), frames)
+    assert np.array_equal(joined, np.concatenate([np.maximum(frames[0], 0)] * 63, axis=1))
 
 
 @pytest.mark.onnx
