@@ -14,7 +14,8 @@ nox.options.default_venv_backend = "venv"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Where the core is, so where a sanitizer has something to see.
 CORE_TESTS = [
-    f"tests/test_{name}.py" for name in ("preprocess", "priors", "decode", "nms", "native")
+    f"tests/test_{name}.py"
+    for name in ("preprocess", "priors", "decode", "nms", "native", "quantized", "tengine")
 ]
 
 

@@ -79,11 +79,11 @@ class FaceDetector:
     one for each thread works in parallel. It can be pickled: the copy opens the same file.
 
     Args:
-        path: A .tmfile or .onnx.
+        path: A .tmfile, .onnx or released .pth.
         spec: What the model was trained with, or the file that says so. By default the .json of the
             same name beside the model, the spec inside an ONNX file, or that of a published model.
-        backend: "auto", "native" or "onnxruntime". "auto" takes the first that runs the network and
-            defers to the environment variable EDGEFACE_BACKEND.
+        backend: "auto", "native", "tengine", "onnxruntime" or a plug-in's name. "auto" takes the first
+            that runs the network and defers to the environment variable EDGEFACE_BACKEND.
         num_threads: By default min(cgroup quota, affinity mask, 4).
         input_size: (width, height) of the network's input instead of the file's. Larger finds
             smaller faces and takes longer in proportion.
