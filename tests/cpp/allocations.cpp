@@ -68,7 +68,8 @@ int main() {
     const Detects detects = of_detects();
     std::printf("%zu faces; first detect: %d allocations, hundredth: %d\n", detects.faces, detects.first,
                 detects.last);
-    // The first plans the resize for the frame's size; the others make one list of candidates and one of faces.
+    // The first plans the resize for the frame's size; the others make one list of candidates and one of
+    // faces.
     failures += detects.faces == 0 || detects.last > 2 || detects.last > detects.first;
     return failures;
 }

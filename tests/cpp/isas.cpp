@@ -1,0 +1,114 @@
+// Every ISA this CPU has against the scalar kernels: int8 and uint8 to the byte, float32 within rounding. The
+// same is tested from Python; this runs where there is no Python, such as under an emulator.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "backends/native/cpu.h"
+#include "small_detector.h"
+
+namespace {
+
+using namespace edgeface;
+using native::Axis;
+using native::Network;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+native::QuantizedConv make_quantized_conv(std::mt19937& random, int in, int out, int kernel, int stride,
+                                          int groups) {
+    native::QuantizedConv conv;
+    conv.window = {kernel, kernel, stride, stride, 1, 1, kernel / 2, kernel / 2};
+    conv.groups = groups;
+    conv.clamp = {0, kInfinity};
+    conv.weight.resize(static_cast<std::size_t>(out * (in / groups) * kernel * kernel));
+    for (std::int16_t& weight : conv.weight)
+        weight = static_cast<std::int16_t>(static_cast<int>(random() % 255) - 127);
+    for (int i = 0; i < out; ++i) {
+        conv.bias.push_back(static_cast<int>(random() % 2000) - 1000);
+        conv.weight_scale.push_back(0.001F + static_cast<float>(random() % 100) * 1e-4F);
+    }
+    return conv;
+}
+
+// Odd channel counts, every kind of convolution, and joins with and without a change of scale.
+Network make_quantized_network(DataType type) {
+    std::mt19937 random(3);
+    const int zero = type == DataType::uint8 ? 120 : 0;
+    const auto scale = [&](float value) { return Quantization{value, zero}; };
+    const auto conv = [&](Network& net, int data, int in, int out, int kernel, int stride, int groups,
+                          native::Shape shape) {
+        return net.conv("conv", data, make_quantized_conv(random, in, out, kernel, stride, groups),
+                        {shape, scale(0.05F)});
+    };
+    Network net({17, 23, 3}, type, scale(0.01F));
+    const int stem = conv(net, 0, 3, 37, 3, 2, 1, {9, 12, 37});
+    const int deep = conv(net, stem, 37, 37, 3, 1, 37, {9, 12, 37});
+    const int wide = conv(net, deep, 37, 131, 1, 1, 1, {9, 12, 131});
+    const int narrow = conv(net, wide, 131, 6, 5, 1, 1, {9, 12, 6});
+    const int joined = net.concat("joined", {deep, narrow}, Axis::channels, scale(0.07F));
+    const int sum = net.add("sum", joined, joined, {-kInfinity, kInfinity}, scale(0.1F));
+    net.output("rows", net.rows("rows", sum, 43));
+    net.output("softmax", net.softmax("softmax", net.rows("pairs", narrow, 2), scale(1 / 127.F)));
+    return net;
+}
+
+template <typename T>
+void fill(native::Engine& engine) {
+    const InputView input = engine.input();
+    std::mt19937 random(5);
+    T* data = static_cast<T*>(input.data);
+    for (int i = 0; i < input.size.width * input.size.height * input.channels; ++i) {
+        data[i] =
+            static_cast<T>(static_cast<int>(random() % 255) - (std::is_same_v<T, std::uint8_t> ? 0 : 127));
+    }
+}
+
+template <typename T>
+std::vector<T> run(const Network& network, const std::string& isa, const std::string& output) {
+    native::Engine engine(network, 2, isa);
+    fill<T>(engine);
+    engine.run();
+    const OutputView view = engine.output(output);
+    const T* data = static_cast<const T*>(view.data);
+    return {data, data + view.values()};
+}
+
+template <typename T>
+int count_different(DataType type, const std::string& isa) {
+    const Network network = make_quantized_network(type);
+    int different = 0;
+    for (const char* output : {"rows", "softmax"}) {
+        const std::vector<T> wants = run<T>(network, "scalar", output);
+        const std::vector<T> found = run<T>(network, isa, output);
+        for (std::size_t i = 0; i < wants.size(); ++i) different += wants[i] != found[i];
+    }
+    return different;
+}
+
+// Some 500 multiply-adds one after another, each off by half an epsilon of values of some hundreds.
+int count_far(const std::string& isa) {
+    constexpr float kBound = 500 * 1.2e-7F * 1000;
+    int far = 0;
+    for (const char* output : {"scores", "boxes"}) {
+        const std::vector<float> wants = run<float>(test::make_network(), "scalar", output);
+        const std::vector<float> found = run<float>(test::make_network(), isa, output);
+        for (std::size_t i = 0; i < wants.size(); ++i) far += !(std::abs(wants[i] - found[i]) <= kBound);
+    }
+    return far;
+}
+
+}  // namespace
+
+int main() {
+    int failures = 0;
+    for (const native::Kernels* kernels : native::available_kernels()) {
+        const int int8 = count_different<std::int8_t>(DataType::int8, kernels->isa);
+        const int uint8 = count_different<std::uint8_t>(DataType::uint8, kernels->isa);
+        const int float32 = count_far(kernels->isa);
+        std::printf("%s: %d int8, %d uint8, %d float32 values differ from scalar's\n", kernels->isa, int8,
+                    uint8, float32);
+        failures += int8 + uint8 + float32;
+    }
+    return failures;
+}
