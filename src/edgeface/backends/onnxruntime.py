@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from ..errors import BackendError, ModelError
 from ..formats import onnx
 from ..graph import Quantization
+from . import probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,9 +29,13 @@ NAME = "onnxruntime"
 
 
 def unavailable() -> str | None:
+    """Releases of it died with an illegal instruction on ARMv8.0, so a child process imports it first."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "the onnxruntime package is not installed (pip install edgeface[onnxruntime])"
-    return None
+    if "onnxruntime" in sys.modules:
+        return None
+    reason = probe.import_failure("onnxruntime")
+    return None if reason is None else f"importing onnxruntime {reason}"
 
 
 def open_graph(graph: Graph, num_threads: int) -> Session:
