@@ -351,12 +351,12 @@ def test_the_loader_is_followed_without_asking_it(tmp_path, monkeypatch):
         tengine.open_graph(reference.detector_graph(), 1)
     cached = b"glibc-ld.so.cache1.1\0\1\2libz.so\0/a/libz.so\0libtengine-lite.so\0/b/libtengine-lite.so\0"
     tengine._LOADER_CACHE.write_bytes(cached)
-    assert tengine._library() == "/b/libtengine-lite.so"
+    assert tengine.library_path() == "/b/libtengine-lite.so"
     (tmp_path / "libtengine-lite.so").touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path}:")
-    assert tengine._library() == str(tmp_path / "libtengine-lite.so")
+    assert tengine.library_path() == str(tmp_path / "libtengine-lite.so")
     monkeypatch.setenv(tengine.LIBRARY_VARIABLE, "libtengine-mine.so")
-    assert tengine._library() is None
+    assert tengine.library_path() is None
 
 
 def test_a_sound_library_is_probed_once(stub):
@@ -526,7 +526,7 @@ def real():
     reason = tengine.unavailable()
     if reason is not None:
         pytest.skip(reason)
-    return tengine._library()
+    return tengine.library_path()
 
 
 def images():

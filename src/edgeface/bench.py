@@ -92,10 +92,10 @@ def difference(one: Faces, other: Faces, score_threshold: float) -> str | None:
 
 
 def _is_same(one: Face, other: Face) -> bool:
-    return abs(one.score - other.score) <= SAME_SCORE and _iou(one, other) >= SAME_IOU
+    return abs(one.score - other.score) <= SAME_SCORE and iou(one, other) >= SAME_IOU
 
 
-def _iou(one: Face, other: Face) -> float:
+def iou(one: Face, other: Face) -> float:
     width = min(one.x2, other.x2) - max(one.x1, other.x1)
     height = min(one.y2, other.y2) - max(one.y1, other.y1)
     shared = max(0.0, width) * max(0.0, height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from .graph import Graph
     from .spec import ModelSpec
 
-FORMATS = {".tmfile": "Tengine tmfile", ".onnx": "ONNX"}
+FORMATS = {
+    ".tmfile": "Tengine tmfile",
+    ".onnx": "ONNX",
+    ".pth": "PyTorch weights",
+    ".pt": "PyTorch weights",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,10 @@ def _misfit(
         return None
     size = opened.graph.input_size
     try:
-        FaceDetector(opened.path, spec=spec, backend=runs[0], input_size=size).close()
+        with warnings.catch_warnings():
+            # That it computes wrongly matters to nobody here, and `backends` says it.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            FaceDetector(opened.path, spec=spec, backend=runs[0], input_size=size).close()
     except ModelError as error:
         return str(error)
     return None

@@ -72,7 +72,7 @@ if not numpy.allclose(found, 6.75 + numpy.arange(len(found))[:, None], atol=1e-3
 
 def unavailable() -> str | None:
     """Why there is no library to use here; asks a child process once for each version of the file."""
-    library = _library()
+    library = library_path()
     if library is None:
         return f"{LIBRARY} is not where the loader looks; {LIBRARY_VARIABLE} may name it"
     reason = _probed(probe.identity(library))
@@ -97,7 +97,7 @@ def discouraged(graph: Graph) -> str | None:
 
 
 def open_graph(graph: Graph, num_threads: int) -> _core.Tengine:
-    library = _library()
+    library = library_path()
     if library is None:
         raise BackendError(unavailable())
     model = _written(graph)
@@ -113,7 +113,7 @@ def _written(graph: Graph) -> bytes:
         raise BackendError(str(error)) from None
 
 
-def _library() -> str | None:
+def library_path() -> str | None:
     name = os.environ.get(LIBRARY_VARIABLE) or LIBRARY
     return name if "/" in name else _found(name)
 

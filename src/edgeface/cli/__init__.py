@@ -1,4 +1,4 @@
-"""The command line: edgeface detect | info | bench | demo."""
+"""The command line: edgeface detect | info | bench | demo | convert | verify | models | doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import BackendError, ModelError
-from . import bench, demo, detect, info
+from . import bench, convert, demo, detect, doctor, info, models, verify
 from .tables import squeezed
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ COMMANDS = (
     info.add_parser,
     bench.add_parser,
     demo.add_parser,
+    convert.add_parser,
+    verify.add_parser,
+    models.add_parser,
+    doctor.add_parser,
 )
 
 # What main adds to what commands return: 0 or arguments.FAILED, which is 1.
@@ -33,7 +37,7 @@ INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 EXPECTED = (ModelError, BackendError, ValueError, TypeError, OSError, ImportError)
 
 STATUS_HELP = """\
-Exit status: 0; 1 when some inputs failed; 2 for an error; 130 when interrupted.
+Exit status: 0; 1 when some inputs failed or differ; 2 for an error; 130 when interrupted.
 EDGEFACE_BACKEND and EDGEFACE_ISA choose where no option does; EDGEFACE_TRACEBACK=1 is --traceback.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     parser = add_command(commands, "info", run, text="show what a model is and what runs it")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tmfile or .onnx")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tmfile, .onnx, .pth or .pt")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--layers", action="store_true", help="list every layer too")
     add_spec_and_size(parser)
@@ -82,6 +82,8 @@ def _file_rows(found: summary.Summary) -> Iterator[tuple[str, str]]:
     yield "multiply-adds", f"{found.multiply_adds / 1e6:.1f} M"
     for support in found.backends:
         runs = "runs it" if support.isa is None else f"runs it with {support.isa} kernels"
+        if support.discouraged is not None:
+            runs += f", but only when asked for by name: {squeezed(support.discouraged)}"
         refused = "" if support.refusal is None else f"no: {squeezed(support.refusal)}"
         yield f"backend {support.backend}", refused or runs
 
