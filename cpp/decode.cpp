@@ -43,10 +43,10 @@ Point decode_point(const float* offsets, const Prior& prior, const HeadSpec& hea
 }
 
 bool is_finite(const Detection& detection) {
-    // Differences too: huge corners would give an infinite area.
+    // The area too: NMS would divide an infinite one by itself. It is finite only where the differences are.
     const Box& box = detection.box;
-    bool finite = std::isfinite(box.x1) && std::isfinite(box.y1) && std::isfinite(box.x2 - box.x1) &&
-                  std::isfinite(box.y2 - box.y1);
+    bool finite = std::isfinite(box.x1) && std::isfinite(box.y1) &&
+                  std::isfinite((box.x2 - box.x1) * (box.y2 - box.y1));
     for (const Point& point : detection.landmarks) {
         finite = finite && std::isfinite(point.x) && std::isfinite(point.y);
     }

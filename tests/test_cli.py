@@ -618,10 +618,26 @@ def test_existing_spec_is_not_overwritten(run, model_path):
     assert model.load(model_path).spec == SPEC
 
 
-def test_info_says_why_heads_do_not_fit_their_spec(run, model_path):
-    priors = dataclasses.replace(SPEC.priors, min_sizes=((10.0, 16.0), (24.0,)))
-    text = to_json(dataclasses.replace(SPEC, priors=priors))
-    model_path.with_suffix(".json").write_text(text, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("min_sizes", "reason"),
+    [
+        (((10.0, 16.0), (24.0,)), "output 'boxes' has 240 values; the spec's 108 priors need 432"),
+        (((10.0,), ()), "a level has no min_sizes"),
+    ],
+)
+def test_info_says_why_heads_do_not_fit_their_spec(run, model_path, min_sizes, reason):
+    priors = json.loads(to_json(SPEC))
+    priors["priors"]["min_sizes"] = min_sizes
+    model_path.with_suffix(".json").write_text(json.dumps(priors), encoding="utf-8")
+    status, out, _ = run("info", model_path)
+    assert status == 0
+    assert reason in out
+
+
+def test_info_says_that_a_spec_with_too_few_priors_does_not_fit(run, model_path):
+    values = json.loads(to_json(SPEC))
+    values["priors"]["strides"] = [2 * stride for stride in SPEC.priors.strides]
+    model_path.with_suffix(".json").write_text(json.dumps(values), encoding="utf-8")
     status, out, _ = run("info", model_path)
     assert status == 0
     assert "does not fit: " in out

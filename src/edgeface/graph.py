@@ -28,6 +28,8 @@ ACTIVATIONS = ("none", "relu", "relu6")
 # Beyond any detector for a board (RetinaFace-ResNet50 at 1080p stays under 2**28); keeps a crafted
 # file from asking for the machine's memory.
 MAX_ELEMENTS = 1 << 30
+# Of a convolution's stride, dilation and pads: the engine counts positions in int.
+MAX_WINDOW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ def _conv_shape(op: Conv, inputs: list[Shape]) -> Shape:
         _require(reach <= padded, f"a kernel {reach} wide does not fit into {padded}")
         _require(max(op.pads[axis], op.pads[axis + 2]) < reach, "padding is as large as the kernel")
         size.append((padded - reach) // op.stride[axis] + 1)
+    far = max(*op.stride, *op.dilation, *op.pads)
+    _require(far <= MAX_WINDOW, f"stride, dilation and pads end at {MAX_WINDOW}")
     return (data[0], out_channels, size[0], size[1])
 
 

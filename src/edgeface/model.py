@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,6 +163,14 @@ def _check_fit(opened: _Opened, spec: ModelSpec) -> None:
     missing = [name for name in heads if name not in graph.outputs]
     if missing:
         raise ModelError(f"the network has outputs {graph.outputs}; the spec names {missing[0]!r}")
+    # Before the core makes them: a small spec may ask for any number.
+    priors = spec.priors.count(*size)
+    values = math.prod(graph.tensors[spec.heads.boxes].shape)
+    if values < 4 * priors:
+        raise ModelError(
+            f"output '{spec.heads.boxes}' has {values} values; "
+            f"the spec's {priors} priors need {4 * priors}"
+        )
 
 
 def _check_decoding(opened: _Opened, spec: ModelSpec) -> None:

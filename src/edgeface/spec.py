@@ -22,6 +22,7 @@ ACTIVATIONS = ("none", "softmax")
 # Of an input's width and height, and so of a stride.
 MAX_SIZE = 1 << 14
 MAX_FLOAT = 3.4e38
+MAX_FILE_BYTES = 1 << 20  # a written spec has about 1200
 
 # Annotations of the dataclasses are read at run time, so they are spelled as Python 3.9 evaluates them.
 
@@ -156,6 +157,8 @@ def to_json(spec: ModelSpec) -> str:
 
 def read(path: Path) -> ModelSpec:
     """The spec in that file; ModelError names the file."""
+    size = path.stat().st_size
+    _require(size <= MAX_FILE_BYTES, f"{path}: {size} bytes; expected at most {MAX_FILE_BYTES}")
     try:
         return from_json(path.read_text(encoding="utf-8"))
     except (ModelError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 #include "network.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <limits>
 #include <stdexcept>
@@ -13,8 +14,16 @@ void require(bool condition, const std::string& name, const char* what) {
     if (!condition) throw std::invalid_argument("native engine: '" + name + "': " + what);
 }
 
+// Steps count positions in int, beyond the image's edges too: this far, and images of 2^30 pixels stay in
+// range.
+constexpr std::int64_t kMaxReach = 1 << 29;
+
+bool reaches_too_far(int kernel, int stride, int dilation, int pad) {
+    return std::int64_t{kernel} * dilation > kMaxReach || stride > kMaxReach || pad > kMaxReach;
+}
+
 // The last pixel a window may start at must leave at least one row of it on the image.
-bool fits(int output, int stride, int pad, int input) {
+bool fits(std::int64_t output, int stride, int pad, int input) {
     return output >= 1 && (output - 1) * stride - pad < input;
 }
 
@@ -25,6 +34,9 @@ void check_window(const std::string& name, const Window& window, const Shape& in
             name, "bad window");
     require(window.kernel_height <= kMaxTaps && window.kernel_width <= kMaxTaps && window.taps() <= kMaxTaps,
             name, "the kernel is larger than 11 x 11");
+    require(!reaches_too_far(window.kernel_height, window.stride_y, window.dilation_y, window.pad_top) &&
+                !reaches_too_far(window.kernel_width, window.stride_x, window.dilation_x, window.pad_left),
+            name, "the window reaches too far");
     require(fits(output.height, window.stride_y, window.pad_top, input.height) &&
                 fits(output.width, window.stride_x, window.pad_left, input.width),
             name, "the output reaches past the input");

@@ -34,7 +34,12 @@ def unavailable() -> str | None:
 def open_graph(graph: Graph, num_threads: int) -> _core.Engine:
     """EDGEFACE_ISA forces the kernels of one instruction set; BackendError where it is missing."""
     network = lower(graph)
-    return _core.Engine(network, num_threads=num_threads, isa=os.environ.get("EDGEFACE_ISA", ""))
+    try:
+        return _core.Engine(
+            network, num_threads=num_threads, isa=os.environ.get("EDGEFACE_ISA", "")
+        )
+    except MemoryError:
+        raise BackendError("it needs more memory than there is") from None
 
 
 def lower(graph: Graph) -> _core.Network:

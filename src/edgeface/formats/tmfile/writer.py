@@ -83,7 +83,8 @@ _ACTIVATION_NUMBERS = {name: number for number, name in ACTIVATIONS.items()}
 def write(graph: Graph) -> bytes:
     """The network as a tmfile that stock Tengine loads; the same graph gives the same bytes.
 
-    Only what the outputs need is written. A graph that was read comes back as it was.
+    Only what the outputs need is written. A graph that was read comes back as it was,
+    but for an int8 weight's single scale, which becomes one for each channel.
 
     Raises:
         ModelError: The format cannot hold the network, or stock Tengine would run it wrong.

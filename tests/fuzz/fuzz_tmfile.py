@@ -1,0 +1,14 @@
+"""Coverage-guided fuzzing of one reader: python tests/fuzz/fuzz_tmfile.py CORPUS -max_total_time=600."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["edgeface"]):
+    import readers
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, readers.read_tmfile)
+    atheris.Fuzz()
