@@ -105,7 +105,7 @@ Options make_options(float score_threshold, float iou_threshold, const std::stri
 Frame as_frame(const Pixels& array, const std::string& name) {
     Frame frame;
     frame.channels = parse_channels(name);
-    const py::ssize_t bytes = frame.channels == Channels::gray ? 1 : static_cast<py::ssize_t>(name.size());
+    const py::ssize_t bytes = bytes_per_pixel(frame.channels);
     const bool planar = array.ndim() == 2;
     const bool shaped = (planar && bytes == 1) || (array.ndim() == 3 && array.shape(2) == bytes);
     if (!shaped || array.shape(0) < 1 || array.shape(1) < 1) {

@@ -16,16 +16,11 @@ double milliseconds(Clock::time_point from, Clock::time_point to) {
     return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
-Frame cut(const Frame& frame, Rect region, int bytes_per_pixel) {
+Frame cut(const Frame& frame, Rect region) {
     Frame part = frame;
-    part.pixels += region.y * frame.row_stride + region.x * bytes_per_pixel;
+    part.pixels += region.y * frame.row_stride + region.x * bytes_per_pixel(frame.channels);
     part.size = {region.width, region.height};
     return part;
-}
-
-int bytes_per_pixel(Channels channels) {
-    if (channels == Channels::gray) return 1;
-    return channels == Channels::bgra || channels == Channels::rgba ? 4 : 3;
 }
 
 // Boxes end at the region's edges; landmarks may lie outside, where a cut face has them.
@@ -124,7 +119,7 @@ Heads Detector::heads() {
 Result Detector::detect(const Frame& frame, Rect region) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Clock::time_point start = Clock::now();
-    const Frame part = cut(frame, region, bytes_per_pixel(frame.channels));
+    const Frame part = cut(frame, region);
     if (resize_.from != part.size) resize_ = plan_resize(part.size, spec_.input.size, spec_.input.resize);
     preprocess(part, spec_.input, resize_, input());
     const Clock::time_point preprocessed = Clock::now();

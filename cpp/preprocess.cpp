@@ -50,20 +50,6 @@ Size letterboxed(Size frame, Size input) {
     return {scaled(frame.width, input.height, frame.height), input.height};
 }
 
-int bytes_per_pixel(Channels channels) {
-    switch (channels) {
-        case Channels::gray:
-            return 1;
-        case Channels::bgr:
-        case Channels::rgb:
-            return 3;
-        case Channels::bgra:
-        case Channels::rgba:
-            return 4;
-    }
-    return 0;
-}
-
 // Horizontal pass over one source row: kColors of each kStep bytes.
 template <int kStep, int kColors>
 void interpolate_row(const std::uint8_t* pixels, const std::vector<Tap>& columns, std::uint16_t* out) {

@@ -25,6 +25,20 @@ struct Rect {
 
 enum class Channels { bgr, rgb, bgra, rgba, gray };
 
+inline int bytes_per_pixel(Channels channels) {
+    switch (channels) {
+        case Channels::gray:
+            return 1;
+        case Channels::bgr:
+        case Channels::rgb:
+            return 3;
+        case Channels::bgra:
+        case Channels::rgba:
+            return 4;
+    }
+    return 0;
+}
+
 // What the caller passes: packed pixels of one byte a channel, rows any distance apart.
 struct Frame {
     const std::uint8_t* pixels = nullptr;

@@ -176,11 +176,6 @@ std::vector<float> values(Input& in, std::size_t count) {
     return result;
 }
 
-int bytes_per_pixel(Channels channels) {
-    if (channels == Channels::gray) return 1;
-    return channels == Channels::bgra || channels == Channels::rgba ? 4 : 3;
-}
-
 // Pixels of a frame. Small ones have their own memory, to the byte, so that the address sanitizer sees a step
 // outside. Huge ones lie in a mapping that is all zero pages and costs no memory until something writes.
 class Picture {
