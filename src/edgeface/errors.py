@@ -9,3 +9,7 @@ class ModelError(Exception):
 
 class BackendError(Exception):
     """A runtime is missing, cannot run this network, or failed while running it."""
+
+
+class DataError(Exception):
+    """An image, a label or a data set is damaged, missing or not of a known form."""

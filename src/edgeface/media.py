@@ -188,20 +188,27 @@ def _identity(path: Path) -> tuple[int, int] | str:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """The picture as (H, W, 3) BGR, upright as its EXIF data says; 16 bits are cut to 8, alpha dropped."""
-    cv2 = opencv()
+    opencv()
     try:
         # Not imread: on Windows it cannot open every name.
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror}") from None
-    if data.size == 0:
-        raise MediaError(f"{path}: the file is empty")
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.uint8]:
+    """As `read_image`, of a file's bytes, or with its rows and columns as stored; errors start with the name."""
+    cv2 = opencv()
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if not data:
+        raise MediaError(f"{name}: the file is empty")
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise MediaError(f"{path}: OpenCV cannot read it: {error}") from None
+        raise MediaError(f"{name}: OpenCV cannot read it: {error}") from None
     if picture is None:
-        raise MediaError(f"{path}: damaged, or not a picture that OpenCV can read")
+        raise MediaError(f"{name}: damaged, or not a picture that OpenCV can read")
     return np.asarray(picture, np.uint8)
 
 

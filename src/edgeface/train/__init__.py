@@ -1,0 +1,1 @@
+"""From labelled pictures to a trained model (extra `train`); nothing outside imports it."""
