@@ -1,4 +1,4 @@
-"""The command line: edgeface detect | info | bench | demo | convert | verify | models | doctor."""
+"""The command line: edgeface detect | info | bench | demo | convert | verify | eval | train | models | doctor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import BackendError, ModelError
-from . import bench, convert, demo, detect, doctor, info, models, verify
+from ..errors import BackendError, DataError, ModelError
+from . import bench, convert, demo, detect, doctor, info, models, train, verify
+from . import eval as evaluate
 from .tables import squeezed
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ COMMANDS = (
     demo.add_parser,
     convert.add_parser,
     verify.add_parser,
+    evaluate.add_parser,
+    train.add_parser,
     models.add_parser,
     doctor.add_parser,
 )
@@ -34,7 +37,7 @@ ERROR = 2
 # What a shell says of a program that the signal ended: 128 and the signal's number.
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 # What a caller can act on; anything else is our bug and keeps its traceback.
-EXPECTED = (ModelError, BackendError, ValueError, TypeError, OSError, ImportError)
+EXPECTED = (ModelError, BackendError, DataError, ValueError, TypeError, OSError, ImportError)
 
 STATUS_HELP = """\
 Exit status: 0; 1 when some inputs failed or differ; 2 for an error; 130 when interrupted.
