@@ -709,6 +709,10 @@ def conv(subject, data=0, **changes):
         {"output": (4, 6, 3)},
         {"output": (0, 4, 3)},
         {"output": (4, 4, 0)},
+        {"weight": np.ones((0, 2, 1, 1), np.float32), "bias": np.zeros(0), "output": (4, 4, 0)},
+        {"output": (1 << 29, 1, 3), "pad": (1 << 29, 0)},
+        {"clamp": (1.0, 0.0)},
+        {"clamp": (np.nan, 1.0)},
     ],
 )
 def test_the_core_checks_a_convolution_itself(changes):
@@ -721,6 +725,8 @@ def test_the_core_checks_the_other_operators_itself():
     x = conv(subject)
     for call in (
         lambda: network(0, 4, 4),
+        lambda: network(1 << 15, 1 << 15, 2),
+        lambda: subject.add("it", x, x, clamp=(1, 0), scale=REAL),
         lambda: subject.add("it", 0, x, clamp=(0, 1), scale=REAL),
         lambda: subject.relu("it", 99, scale=REAL),
         lambda: subject.concat("it", [], axis="channels", scale=REAL),
@@ -735,6 +741,17 @@ def test_the_core_checks_the_other_operators_itself():
     ):
         with pytest.raises(ValueError, match=r"native engine|axis is 'columns'"):
             call()
+
+
+def test_the_core_joins_no_more_values_than_it_can_count():
+    subject = network(1 << 15, 1 << 14, 1)  # half of 2**30
+    twice = subject.concat("it", [0, 0], axis="channels", scale=REAL)
+    for values in ([twice, 0], [twice] * 4):  # 4 times 2**30 pass as 0 in 32 bits
+        with pytest.raises(ValueError, match=r"more than 2\^30 values"):
+            subject.concat("it", values, axis="channels", scale=REAL)
+    rows = network(1 << 29, 1, 2)
+    with pytest.raises(ValueError, match=r"more than 2\^30 values"):
+        rows.concat("it", [0] * 4, axis="rows", scale=REAL)
 
 
 # --- Threads ----------------------------------------------------------------------------------------------

@@ -855,6 +855,13 @@ def test_the_core_checks_a_quantised_convolution_itself(weight, bias, dtype):
         core_conv(subject, weight, bias, scale=(1.0, 0), output=(4, 4, 3))
 
 
+@every_type
+def test_a_quantised_convolution_of_no_channels_is_refused(dtype):
+    subject = network(dtype, 4, 4, 2, (1.0, 0))
+    with pytest.raises(ValueError, match="the shape is not positive"):
+        core_conv(subject, np.ones((0, 2, 1, 1)), np.zeros(0), scale=(1.0, 0), output=(4, 4, 0))
+
+
 # --- The detector -----------------------------------------------------------------------------------------
 
 

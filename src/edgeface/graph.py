@@ -17,7 +17,7 @@ import numpy as np
 from .errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,6 +28,10 @@ ACTIVATIONS = ("none", "relu", "relu6")
 # Beyond any detector for a board (RetinaFace-ResNet50 at 1080p stays under 2**28); keeps a crafted
 # file from asking for the machine's memory.
 MAX_ELEMENTS = 1 << 30
+# Of all tensors, constants too, as if no two shared memory: no backend takes more for them, however it
+# plans. RetinaFace-ResNet50 at 1080p has 4.6 GiB of float32 with each Relu and Add a tensor of its own,
+# counted from its layers; RFB at 1080p 0.4 GiB.
+MAX_BYTES = 1 << 33
 # Of a convolution's stride, dilation and pads: the engine counts positions in int.
 MAX_WINDOW = 1 << 16
 
@@ -370,6 +374,17 @@ def _check(graph: Graph) -> None:
     for name in graph.outputs:
         if name not in known:
             raise ModelError(f"nothing makes the output '{name}'")
+    _check_size(graph.tensors[name] for name in known)
+
+
+def _check_size(tensors: Iterable[Tensor]) -> None:
+    """What is declared, before anybody allocates it."""
+    total = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
+    if total > MAX_BYTES:
+        raise ModelError(
+            f"the network's tensors are {total / 2**30:.1f} GiB together; expected at most "
+            f"{MAX_BYTES >> 30} GiB; a smaller input size takes less"
+        )
 
 
 def _check_constant(tensor: Tensor) -> None:

@@ -14,9 +14,21 @@ void require(bool condition, const std::string& name, const char* what) {
     if (!condition) throw std::invalid_argument("native engine: '" + name + "': " + what);
 }
 
-// Steps count positions in int, beyond the image's edges too: this far, and images of 2^30 pixels stay in
-// range.
+// Steps count values and positions in int, beyond the image's edges too: with these both stay in range.
+constexpr int kMaxValues = 1 << 30;  // as graph.MAX_ELEMENTS
 constexpr std::int64_t kMaxReach = 1 << 29;
+
+void check_shape(const std::string& name, const Shape& shape) {
+    require(shape.height > 0 && shape.width > 0 && shape.channels > 0, name, "the shape is not positive");
+    require(shape.height <= kMaxValues / shape.width &&
+                shape.channels <= kMaxValues / (shape.height * shape.width),
+            name, "it has more than 2^30 values");
+}
+
+// Not so for NaN.
+void check_clamp(const std::string& name, const Clamp& clamp) {
+    require(clamp.low <= clamp.high, name, "the activation's bounds are not in order");
+}
 
 bool reaches_too_far(int kernel, int stride, int dilation, int pad) {
     return std::int64_t{kernel} * dilation > kMaxReach || stride > kMaxReach || pad > kMaxReach;
@@ -44,7 +56,9 @@ void check_window(const std::string& name, const Window& window, const Shape& in
 
 template <typename Conv>
 void check_conv(const std::string& name, const Conv& conv, const Shape& input, const Shape& output) {
+    check_shape(name, output);
     check_window(name, conv.window, input, output);
+    check_clamp(name, conv.clamp);
     require(conv.groups > 0 && input.channels % conv.groups == 0 && output.channels % conv.groups == 0, name,
             "the groups do not divide the channels");
     const std::size_t expected = static_cast<std::size_t>(output.channels) *
@@ -88,7 +102,7 @@ bool stays_in_range(const QuantizedConv& conv) {
 
 Network::Network(Shape input, DataType type, Quantization quantization)
     : type_(type) {
-    require(input.height > 0 && input.width > 0 && input.channels > 0, "input", "the shape is not positive");
+    check_shape("input", input);
     require(fits_type(quantization, type), "input", "bad scale or zero point");
     values_.push_back({input, quantization});
 }
@@ -100,6 +114,7 @@ const Value& Network::value(int number) const {
 }
 
 int Network::append(Operation operation, const Value& output) {
+    check_shape(operation.name, output.shape);
     require(fits_type(output.quantization, type_), operation.name, "bad scale or zero point");
     const bool rescales = !std::holds_alternative<QuantizedConv>(operation.op) &&
                           !std::holds_alternative<Softmax>(operation.op);
@@ -139,6 +154,7 @@ int Network::relu(const std::string& name, int data, Quantization output) {
 
 int Network::add(const std::string& name, int a, int b, Clamp clamp, Quantization output) {
     require(value(a).shape == value(b).shape, name, "the shapes differ");
+    check_clamp(name, clamp);
     return append({Add{clamp}, name, {a, b}}, {value(a).shape, output});
 }
 
@@ -150,6 +166,7 @@ int Network::concat(const std::string& name, std::vector<int> values, Axis axis,
     for (const int number : values) {
         Shape part = value(number).shape;
         int& part_length = axis == Axis::channels ? part.channels : part.height;
+        require(length <= kMaxValues - part_length, name, "it has more than 2^30 values");
         length += part_length;
         part_length = length;
         require(part == joined && (axis == Axis::channels || part.width == 1), name, "the shapes differ");
