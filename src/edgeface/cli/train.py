@@ -1,0 +1,217 @@
+"""edgeface train prepare | run | export: models of one's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import media
+from . import train_prepare
+from .arguments import add_command, parse_count
+from .console import Console
+from .tables import count_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from ..train.config import Config
+    from ..train.log import Report
+    from ..train.samples import Sample
+
+RUN_EPILOG = """\
+RUN is a Python file with `config = Config(...)` in it, or the name of one that comes with edgeface: {bundled}.
+
+OUT gets checkpoint.pt after every epoch and every few minutes, log.csv, and at the end the model as .tmfile
+with its spec. A run that was stopped goes on with --resume as if it had not been.
+"""
+EXPORT_EPILOG = """\
+CHECKPOINT is a run's checkpoint.pt; its averaged weights are taken. A .tmfile gets its spec beside it as .json,
+an .onnx inside. Nothing is written unless what a trial reads back computes what PyTorch does.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    text = "prepare data, train a model, export it"
+    parser = commands.add_parser("train", help=text, description=f"{text.capitalize()}.")
+    parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train_prepare.add_parser(parts)
+    _add_run(parts)
+    _add_export(parts)
+
+
+def _add_run(commands: Any) -> None:
+    epilog = RUN_EPILOG.format(bundled=", ".join(_bundled()))
+    parser = add_command(commands, "run", run, text="train a model", epilog=epilog)
+    parser.add_argument("config", metavar="RUN", help="see below")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="what `edgeface train prepare` wrote, or folders and .tar of the same form",
+    )
+    parser.add_argument("--output", "-o", type=Path, required=True, metavar="OUT", help="a folder")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the run: seed=3, stages.0.batch=16, distillation.boxes=0",
+    )
+    parser.add_argument(
+        "--teacher", type=Path, metavar="FILE", help="a released Ultra-Light .pth to learn from"
+    )
+    parser.add_argument(
+        "--hours", type=float, metavar="H", help="end after so much work instead of RUN's epochs"
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
+    parser.add_argument(
+        "--num-threads", type=parse_count, metavar="N", help="default: the CPUs allowed, at most 4"
+    )
+    parser.add_argument("--limit", type=parse_count, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write OUT for TensorBoard, too; needs tensorboard",
+    )
+
+
+def _add_export(commands: Any) -> None:
+    parser = add_command(
+        commands, "export", run_export, text="write a checkpoint as a model", epilog=EXPORT_EPILOG
+    )
+    parser.add_argument("source", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("target", type=Path, metavar="OUT", help="a .tmfile or .onnx")
+    parser.add_argument(
+        "--images", nargs="+", type=Path, default=[], metavar="FILE", help="compare on these, too"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT and its .json")
+
+
+def _bundled() -> list[str]:
+    # By their names alone: this runs for every command, with PyTorch or without.
+    folder = Path(__file__).parents[1] / "train" / "configs"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    torch = _torch()
+    from ..cpu import default_num_threads
+    from ..train import config as configs
+    from ..train import judge, log, loop, pictures, weights
+
+    config = configs.load(arguments.config)
+    for change in arguments.set:
+        config = configs.override(config, change)
+    torch.set_num_threads(arguments.num_threads or default_num_threads())
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
+    console = Console()
+    console.start_bars()
+    samples = _samples(arguments.data, arguments.limit)
+    kept, held_out = judge.split(samples, config.held_out)
+    print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    decoded = pictures.decode_pictures(
+        kept, lambda items: console.progress(items, " images", len(kept))
+    )
+    reports = loop.train(
+        config,
+        kept,
+        pictures.placed(decoded, device),
+        arguments.output,
+        device=device,
+        teacher=teacher,
+        hours=arguments.hours,
+        resume=arguments.resume,
+    )
+    if arguments.tensorboard:
+        reports = log.record(reports, arguments.output)
+    _watch(reports)
+    return _finish(config, held_out, arguments.output, console)
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f'training needs PyTorch ({error}): pip install "edgeface[train]"'
+        ) from error
+    return torch
+
+
+def _samples(paths: Sequence[Path], limit: int | None) -> list[Sample]:
+    from ..train.samples import load_samples, open_archive
+
+    for path in paths:
+        if open_archive(path).held_out:
+            raise ValueError(f"{path}: models are compared on it, so none may learn from it")
+    samples = [s for path in paths for s in load_samples(path, on_error="skip")]
+    return samples[:limit]
+
+
+def _watch(reports: Iterable[Report]) -> None:
+    """A bar where a person looks at stderr, and a line for each report elsewhere."""
+    bar = _bar()
+    for report in reports:
+        text = (
+            f"loss {report.total:.3f} (scores {report.scores:.3f}, boxes {report.boxes:.3f}) at "
+            f"{report.size}, {report.images_per_second:.0f} images/s"
+        )
+        if bar is None:
+            print(f"{report.fraction:4.0%} step {report.step}: {text}", flush=True)
+        else:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(report.fraction - bar.n)
+    if bar is not None:
+        bar.close()
+
+
+def _bar() -> Any:
+    """Of a run from 0 to 1, or None."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}")
+
+
+def _finish(config: Config, held_out: Sequence[Sample], output: Path, console: Console) -> int:
+    """Exports the model and says how good it is."""
+    from ..detector import FaceDetector
+    from ..train import export, judge, loop
+
+    frames = {sample.name: sample.read() for sample in held_out[:3]}
+    target = output / f"{config.name}.tmfile"
+    export.export(output / loop.CHECKPOINT, target, frames=frames, force=True)
+    print(f"wrote {target}")
+    detector = FaceDetector(target, **judge.DETECTOR_OPTIONS)
+    ap = judge.average_precision(detector, console.progress(held_out, " images", len(held_out)))
+    if ap is not None:
+        print(f"AP {ap:.3f} on the {count_of(len(held_out), 'image')} held out")
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    _torch()
+    from ..train.export import export
+
+    try:
+        frames = {str(path): media.read_image(path) for path in arguments.images}
+    except media.MediaError as error:
+        raise OSError(str(error)) from None
+    written, differences = export(
+        arguments.source, arguments.target, frames=frames, force=arguments.force
+    )
+    for name, difference in differences.items():
+        print(f"{name}: differs from PyTorch by {difference:.1e} of a head's largest value")
+    print(f"wrote {written.target}: {written.bytes:,} bytes")
+    print(f"spec {written.sidecar or 'inside ' + str(written.target)}")
+    return 0

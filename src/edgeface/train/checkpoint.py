@@ -1,0 +1,49 @@
+"""Runs on disk: written so that one is always whole, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ModelError
+from .config import from_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .config import Config
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    """Replaces the file; the old one stays until the new one is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The run's config and all that was written.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModelError: It is no checkpoint of a run.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return from_dict(state["config"]), state
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ModelError(f"{path}: no checkpoint of `edgeface train run`: {error!s:.100}") from None

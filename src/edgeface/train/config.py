@@ -1,0 +1,178 @@
+"""What a training run is made of. A run is a short Python file with one of these, called `config`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .augment import Augmentation
+from .networks import NETWORKS
+
+_CONFIGS = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run at one input size."""
+
+    size: tuple[int, int]  # width, height
+    epochs: float
+    batch: int
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a student follows its teacher; the teacher itself is given to the run."""
+
+    scores: float = 1.0  # weights of the losses
+    boxes: float = 1.0
+    temperature: float = 1.0
+    confident: float = 0.3  # the teacher's score from which its boxes count
+    spare: float = 0.5  # ... from which a prior without a face is no negative: labels miss some
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. Its defaults are those of "Ultra-Light-Fast-Generic-Face-Detector-1MB"."""
+
+    name: str  # of the model
+    network: str  # slim | rfb
+    stages: tuple[Stage, ...]
+    landmarks: bool = False
+
+    optimizer: str = "sgd"  # sgd | adamw
+    learning_rate: float = 1e-2
+    momentum: float = 0.9  # adamw: its first beta
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # cosine | milestones
+    milestones: tuple[float, ...] = (95 / 200, 150 / 200)  # of the run; each divides the rate by 10
+    warm_up: float = 0.02  # of the run
+    ema: float = 0.998  # how much of the averaged weights stays each step; 0: no average
+    clip: float = 10.0  # the gradient's norm
+
+    iou_threshold: float = 0.35
+    negatives: float = 3.0  # for each positive
+    box_weight: float = 1.0
+    landmark_weight: float = 0.2
+    distillation: Distillation = Distillation()
+
+    # How often an image whose name contains the key is seen in an epoch; others once.
+    repeat: dict[str, int] = field(default_factory=dict)
+    held_out: float = 0.02  # share of the images that the run is judged on
+    seed: int = 0
+    precision: str = "float32"  # float32 | bfloat16: of most of the network, by autocast
+    compile: bool = False  # a minute each size, then about twice the speed
+    workers: int = 0  # processes that plan batches; for a GPU, which is faster than one
+    checkpoint_minutes: float = 10.0  # also after each epoch
+    licence: str = "MIT"
+    training_data: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("network", self.network, NETWORKS)
+        _one_of("optimizer", self.optimizer, ("sgd", "adamw"))
+        _one_of("schedule", self.schedule, ("cosine", "milestones"))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if not self.stages:
+            raise ValueError("config: stages is empty")
+        for stage in self.stages:
+            if min(*stage.size, stage.batch) < 1 or not stage.epochs > 0:
+                raise ValueError(f"config: a stage needs a size, epochs and a batch: {stage}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"config: held_out is {self.held_out}; expected 0 to below 1")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the model's input: the last stage's."""
+        return self.stages[-1].size
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"config: {name} is {value!r}; expected {' or '.join(known)}")
+
+
+def bundled() -> list[str]:
+    """Names of the runs that come with edgeface."""
+    return sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem != "__init__")
+
+
+def load(name: str) -> Config:
+    """The run in that Python file, or the bundled one of that name. The file is executed.
+
+    Raises:
+        ValueError: There is no such file, or it has no `config`.
+    """
+    path = _CONFIGS / f"{name}.py" if name in bundled() else Path(name)
+    if not path.is_file():
+        raise ValueError(f"{name}: no such file, and bundled are {', '.join(bundled())}")
+    found = runpy.run_path(str(path)).get("config")
+    if not isinstance(found, Config):
+        raise ValueError(  # noqa: TRY004  a wrong file, not a wrong argument
+            f"{path}: expected `config = Config(...)` in it, found {found!r:.60}"
+        )
+    return found
+
+
+def override(config: Config, text: str) -> Config:
+    """The run with one value changed: "seed=3", "distillation.boxes=0", "stages.0.batch=64".
+
+    Raises:
+        ValueError: There is no such value, or it has another type.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r}: expected KEY=VALUE")
+    changed = _replaced(config, key.split("."), value, key)
+    assert isinstance(changed, Config)
+    return changed
+
+
+def _replaced(owner: Any, path: list[str], text: str, key: str) -> Any:
+    """A copy of a dataclass or a tuple of them with the value at `path` from `text`."""
+    first, rest = path[0], path[1:]
+    if isinstance(owner, tuple) and first.isdigit() and int(first) < len(owner):
+        at = int(first)
+        new = _replaced(owner[at], rest, text, key) if rest else _parsed(owner[at], text, key)
+        return (*owner[:at], new, *owner[at + 1 :])
+    if not dataclasses.is_dataclass(owner) or not hasattr(owner, first):
+        known = ", ".join(f.name for f in dataclasses.fields(Config))
+        raise ValueError(f"config has no {key!r}; it has {known}")
+    old = getattr(owner, first)
+    new = _replaced(old, rest, text, key) if rest else _parsed(old, text, key)
+    return dataclasses.replace(owner, **{first: new})  # type: ignore[type-var]
+
+
+def _parsed(old: object, text: str, key: str) -> Any:
+    """`text` as the kind of value that it replaces."""
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"config: {key}={text}: expected {type(old).__name__}") from None
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(old):
+        raise ValueError(f"config: {key}={text}: expected {type(old).__name__}")
+    return value
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Of plain values, for a checkpoint."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`."""
+    values = dict(values)
+    stages = []
+    for stage in values.pop("stages"):
+        augmentation = Augmentation(**stage.pop("augmentation"))
+        stages.append(Stage(**stage, augmentation=augmentation))
+    distillation = Distillation(**values.pop("distillation"))
+    return Config(**values, stages=tuple(stages), distillation=distillation)

@@ -1,0 +1,1 @@
+"""The runs that come with edgeface: `edgeface train run NAME`."""

@@ -1,0 +1,182 @@
+"""What a run says of itself: reports, the table of them, and how long it has worked."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from .augment import Plan
+    from .learner import Step
+    from .samples import Sample
+    from .schedule import Progress
+
+_REPORT_STEPS = 20
+# A step that took this many times the median was interrupted (SIGSTOP, a laptop's lid): the rest of its
+# time is no work.
+_INTERRUPTED = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """The mean of the last steps."""
+
+    step: int
+    epoch: int
+    fraction: float  # of the run
+    seconds: float
+    size: str
+    rate: float
+    total: float
+    scores: float
+    boxes: float
+    landmarks: float
+    taught_scores: float
+    taught_boxes: float
+    images_per_second: float
+
+
+class Window:
+    """The last steps. Each is read one later, so that a GPU is not waited for."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+        self._pending: tuple[Step, Sequence[Plan]] | None = None
+        self._costs: list[list[float]] = []
+        self._images = 0
+        self._seconds = 0.0
+
+    def add(self, step: Step, plans: Sequence[Plan], seconds: float) -> None:
+        """Raises DataError where the step before was not finite."""
+        self.check()
+        self._pending = (step, plans)
+        self._images += len(plans)
+        self._seconds += seconds
+
+    def check(self) -> None:
+        """Reads what was not read yet; DataError where a loss is not finite."""
+        if self._pending is None:
+            return
+        step, plans = self._pending
+        self._pending = None
+        costs = _costs(step)
+        if not all(map(math.isfinite, costs)):
+            names = sorted({self._samples[p.index].name for plan in plans for p in plan.parts})
+            raise DataError(
+                f"the loss is {costs[0]}. A smaller learning rate helps, or look at the images of "
+                f"this batch: {', '.join(names)}"
+            )
+        self._costs.append(costs)
+
+    def is_full(self) -> bool:
+        return len(self._costs) + (self._pending is not None) >= _REPORT_STEPS
+
+    def close(self, progress: Progress, done: float, size: tuple[int, int], rate: float) -> Report:
+        """The mean since the last report."""
+        self.check()
+        means = [statistics.fmean(column) for column in zip(*self._costs)]
+        total, scores, boxes, landmarks, taught_scores, taught_boxes = means
+        speed = self._images / max(self._seconds, 1e-9)
+        self._costs, self._images, self._seconds = [], 0, 0.0
+        return Report(
+            step=progress.step,
+            epoch=progress.epoch,
+            fraction=done,
+            seconds=progress.seconds,
+            size=f"{size[0]}x{size[1]}",
+            rate=rate,
+            total=total,
+            scores=scores,
+            boxes=boxes,
+            landmarks=landmarks,
+            taught_scores=taught_scores,
+            taught_boxes=taught_boxes,
+            images_per_second=speed,
+        )
+
+
+def _costs(step: Step) -> list[float]:
+    """total, scores, boxes, landmarks, taught scores, taught boxes."""
+    nothing = torch.zeros_like(step.total)
+    taught = (nothing, nothing) if step.taught is None else step.taught[:2]
+    values: list[float] = torch.stack([step.total, *step.losses, *taught]).tolist()
+    return values
+
+
+class Log:
+    """A CSV file, a row for each report; rows of steps after the one that is resumed from are dropped."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        rows: list[list[str]] = []
+        if progress.step > 0 and path.exists():
+            with path.open(newline="") as file:
+                rows = [r for r in list(csv.reader(file))[1:] if r and int(r[0]) <= progress.step]
+        self._path = path
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([[f.name for f in dataclasses.fields(Report)], *rows])
+
+    def write(self, report: Report) -> None:
+        values = [f"{v:.6g}" if type(v) is float else v for v in dataclasses.astuple(report)]
+        with self._path.open("a", newline="") as file:
+            csv.writer(file).writerow(values)
+
+
+class Clock:
+    """Seconds of work, step by step."""
+
+    def __init__(self) -> None:
+        self.last = 0.0  # of the last step
+        self._before = self._saved = time.monotonic()
+        self._recent: deque[float] = deque(maxlen=50)
+        self._has_begun = False
+
+    def tick(self) -> float:
+        """Of the step that ends now; 0 for the first, which compiles, too."""
+        now = time.monotonic()
+        taken = now - self._before
+        self._before = now
+        self.last = taken
+        if not self._has_begun:
+            self._has_begun = True
+            return 0.0
+        if len(self._recent) >= 10:
+            taken = min(taken, _INTERRUPTED * statistics.median(self._recent))
+        self._recent.append(taken)
+        self.last = taken
+        return taken
+
+    def is_due(self, minutes: float) -> bool:
+        """Whether so much time is over since it was last."""
+        if self._before - self._saved < 60 * minutes:
+            return False
+        self._saved = self._before
+        return True
+
+
+def record(reports: Iterable[Report], output: Path) -> Iterator[Report]:
+    """The same reports, each written to `output` for TensorBoard, too.
+
+    Raises:
+        ImportError: There is no tensorboard.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(output)) as writer:
+        for report in reports:
+            for name, value in dataclasses.asdict(report).items():
+                if type(value) is float:
+                    writer.add_scalar(name, value, report.step)
+            yield report

@@ -1,0 +1,101 @@
+"""The training loop: batches in, steps, a log and checkpoints out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from . import checkpoint
+from .batches import Order, batches
+from .config import to_dict
+from .export import spec_of
+from .learner import Learner
+from .log import Clock, Log, Report, Window
+from .pictures import draw
+from .priors import Targets
+from .schedule import Progress, Schedule, learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from .config import Config
+    from .pictures import Pictures
+    from .samples import Sample
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+
+
+def train(
+    config: Config,
+    samples: Sequence[Sample],
+    pictures: Pictures,
+    output: Path,
+    *,
+    device: torch.device,
+    teacher: nn.Module | None = None,
+    hours: float | None = None,
+    resume: bool = False,
+) -> Iterator[Report]:
+    """Trains, and reports every few steps; at the end the weights are in output/checkpoint.pt.
+
+    Args:
+        config: What to train, and how.
+        samples: The images.
+        pictures: The same ones decoded; batches are drawn where they lie.
+        output: A folder, for the checkpoint and log.csv.
+        device: Where the network is.
+        teacher: Whom it follows, if anyone.
+        hours: The run is over after so much work, whatever the config's epochs: the learning rate follows.
+        resume: Goes on from output/checkpoint.pt as if it had not stopped.
+
+    Raises:
+        DataError: The loss is not finite; it names the images.
+        ValueError: The checkpoint to resume from is of another run.
+    """
+    learner = Learner(config, device, teacher)
+    progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
+    spec = spec_of(config, learner.network)
+    order = Order(samples, config)
+    schedule = Schedule(config, len(order), hours)
+    log, clock, window = Log(output / LOG, progress), Clock(), Window(samples)
+    while not schedule.is_done(progress):
+        stage = schedule.stage(progress)
+        size = spec.resized(*stage.size).input
+        for after, plans, targets in batches(order, stage, progress, config, spec.priors):
+            if schedule.is_done(progress) or schedule.stage(progress) != stage:
+                break
+            rate = learning_rate(config, schedule.fraction(progress))
+            images = draw(pictures, plans, size).to(device)
+            step = learner.step(images, Targets(*(t.to(device) for t in targets)), rate)
+            seconds = clock.tick()
+            window.add(step, plans, clock.last)
+            ends_epoch = after.offset + stage.batch > len(order)
+            progress = dataclasses.replace(
+                after, step=progress.step + 1, seconds=progress.seconds + seconds
+            )
+            done = schedule.fraction(progress)
+            if window.is_full() or schedule.is_done(progress):
+                report = window.close(progress, done, stage.size, rate)
+                log.write(report)
+                yield report
+            if ends_epoch or clock.is_due(config.checkpoint_minutes) or schedule.is_done(progress):
+                window.check()
+                _save(output / CHECKPOINT, config, learner, progress)
+
+
+def _save(path: Path, config: Config, learner: Learner, progress: Progress) -> None:
+    about = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
+    checkpoint.write(path, {**about, **learner.state_dict()})
+
+
+def _resumed(path: Path, config: Config, learner: Learner) -> Progress:
+    found, state = checkpoint.read(path)
+    if found != config:
+        raise ValueError(f"{path} is of another config; resume with the one that it was made with")
+    learner.load_state_dict(state)
+    return Progress(**state["progress"])

@@ -1,0 +1,91 @@
+"""What a batch costs: MultiboxLoss, and how far a student is from its teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .priors import NEGATIVE, POSITIVE
+
+if TYPE_CHECKING:
+    from .networks import Heads
+    from .priors import Targets
+
+
+class Losses(NamedTuple):
+    """Scalars, each a mean over positive priors."""
+
+    scores: Tensor
+    boxes: Tensor
+    landmarks: Tensor
+
+
+def multibox_loss(
+    heads: Heads, targets: Targets, *, negatives: float, spared: Tensor | None = None
+) -> Losses:
+    """Cross-entropy and smooth L1 ("SSD", arXiv 1512.02325, section 2.2).
+
+    Args:
+        heads: What the network says.
+        targets: What it should say.
+        negatives: So many of an image's negatives for each of its positives count: the hardest.
+        spared: (N, P) bool, negatives that never count.
+    """
+    scores = heads.scores.float()
+    positive = targets.labels == POSITIVE
+    candidates = targets.labels == NEGATIVE
+    if spared is not None:
+        candidates = candidates & ~spared
+    counted = positive | hardest(scores, positive, candidates, negatives)
+    wanted = positive.long()
+    count = positive.sum().clamp(min=1)
+    cross_entropy = functional.cross_entropy(scores[counted], wanted[counted], reduction="sum")
+    boxes = _smooth_l1(heads.boxes, targets.boxes, positive)
+    landmarks = scores.new_zeros(())
+    if heads.landmarks is not None:
+        known = targets.has_landmarks
+        landmarks = _smooth_l1(heads.landmarks, targets.landmarks, known)
+        landmarks = landmarks / known.sum().clamp(min=1)
+    return Losses(cross_entropy / count, boxes / count, landmarks)
+
+
+def hardest(scores: Tensor, positive: Tensor, candidates: Tensor, ratio: float) -> Tensor:
+    """(N, P) bool: of each image the `ratio` * positives candidates that look most like a face.
+
+    An image without a face has `ratio` of them: it would teach nothing otherwise.
+    """
+    with torch.no_grad():
+        cost = functional.softplus(scores[..., 1] - scores[..., 0])
+        cost = torch.where(candidates, cost, -1.0)
+        rank = cost.argsort(1, descending=True).argsort(1)
+        wanted = ratio * positive.sum(1, keepdim=True).clamp(min=1)
+        return candidates & (rank < wanted)
+
+
+def distillation_loss(
+    student: Heads, teacher: Heads, *, temperature: float, confident: float
+) -> Losses:
+    """Divergence of the scores ("Distilling the Knowledge", arXiv 1503.02531) and smooth L1 of the offsets.
+
+    Every prior counts in the scores, each as much as its image's share of the teacher's faces. Offsets count
+    where the teacher's score reaches `confident`, and by that score.
+    """
+    with torch.no_grad():
+        face = teacher.scores.float().softmax(-1)[..., 1]
+        soft = (teacher.scores.float() / temperature).softmax(-1)
+        count = face.sum().clamp(min=1)
+        weight = torch.where(face >= confident, face, 0.0)
+    said = functional.log_softmax(student.scores.float() / temperature, -1)
+    divergence = functional.kl_div(said, soft, reduction="sum") * temperature**2
+    boxes = functional.smooth_l1_loss(
+        student.boxes.float(), teacher.boxes.float(), reduction="none"
+    )
+    boxes = (boxes.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
+    return Losses(divergence / count, boxes, divergence.new_zeros(()))
+
+
+def _smooth_l1(said: Tensor, wanted: Tensor, where: Tensor) -> Tensor:
+    return functional.smooth_l1_loss(said[where].float(), wanted[where], reduction="sum")

@@ -1,0 +1,57 @@
+"""Weights -> networks: teachers, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import networks as graphs
+from ..errors import ModelError
+from ..formats import torch_weights
+from .networks import make_network
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+
+def network_of(weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network that these weights are of, with them, in evaluation mode.
+
+    Raises:
+        ModelError: It is none known here.
+    """
+    graphs.build(arrays_of(weights))  # says what is missing, too many or misshapen
+    landmarks = "landm.3.weight" in weights
+    network = "rfb" if any(".shortcut." in key for key in weights) else "slim"
+    made = make_network(network, landmarks=landmarks)
+    made.load_state_dict(dict(weights), strict=False)  # a file of PyTorch 0.3 counts no batches
+    return made.eval()
+
+
+def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """The same in NumPy, for `edgeface.networks`."""
+    return {key: value.detach().float().cpu().numpy() for key, value in weights.items()}
+
+
+def open_teacher(path: str | os.PathLike[str]) -> nn.Module:
+    """Ultra-Light's released .pth or a checkpoint of a run: of networks with the same priors.
+
+    Raises:
+        ModelError: It is something else.
+    """
+    path = Path(path)
+    arrays = torch_weights.read(path.read_bytes())
+    try:
+        teacher = network_of({key: torch.tensor(value) for key, value in arrays.items()})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    if "landm.3.weight" in arrays:
+        raise ModelError(f"{path}: with landmarks; the released ones have other priors and colours")
+    return teacher.requires_grad_(False)

@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import time
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import edgeface
+from edgeface import model
+from edgeface.cli import main
+from edgeface.errors import DataError, ModelError
+from edgeface.faces import Faces
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch")
+cv2 = pytest.importorskip("cv2", reason="training needs OpenCV")
+
+from edgeface.train import checkpoint, export, judge, log, loop, pictures, weights
+from edgeface.train import config as configs
+from edgeface.train.augment import Augmentation
+from edgeface.train.config import Config, Stage
+from edgeface.train.learner import Learner
+from edgeface.train.samples import load_samples
+from edgeface.train.schedule import Progress, Schedule, learning_rate
+
+CPU = torch.device("cpu")
+SMALL = Config(
+    name="small",
+    network="slim",
+    stages=(Stage((64, 48), epochs=2, batch=4, augmentation=Augmentation(mosaic_sides=(2,))),),
+    optimizer="adamw",
+    learning_rate=3e-3,
+    held_out=0.0,
+)
+
+
+def changed(**values):
+    return dataclasses.replace(SMALL, **values)
+
+
+def stage(**values):
+    return dataclasses.replace(SMALL.stages[0], **values)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Enough for images this small; several would wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder of ten images with light ellipses on noise, as `edgeface train prepare` writes them."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    lines = []
+    for i in range(10):
+        image = random.integers(0, 90, (96, 128, 3), dtype=np.uint8)
+        x, y, size = (
+            int(random.integers(low, high)) for low, high in ((10, 70), (5, 40), (24, 44))
+        )
+        centre = (x + size // 2, y + size // 2)
+        cv2.ellipse(image, centre, (size // 2, size // 2), 0, 0, 360, (150, 190, 230), -1)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        points = [x + size * 0.3, y + size * 0.4, x + size * 0.7, y + size * 0.4]
+        points += [centre[0], centre[1], x + size * 0.4, y + size * 0.7, x + size * 0.6]
+        row = {"image": f"{i}.png", "width": 128, "height": 96, "boxes": [[x, y, size, size]]}
+        lines.append(json.dumps({**row, "landmarks": [[*points, y + size * 0.7]]}))
+    (folder / "annotations.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(data):
+    return load_samples(data, on_error="raise")
+
+
+@pytest.fixture(scope="session")
+def images(samples):
+    return pictures.decode_pictures(samples)
+
+
+@pytest.fixture
+def run(samples, images, tmp_path):
+    """Trains, and gives the reports and the checkpoint."""
+
+    def trained(config, folder="out", **options):
+        output = tmp_path / folder
+        output.mkdir(exist_ok=True)
+        reports = list(loop.train(config, samples, images, output, device=CPU, **options))
+        return reports, checkpoint.read(output / loop.CHECKPOINT)[1]
+
+    return trained
+
+
+def assert_same_state(one, other):
+    assert one["progress"]["step"] == other["progress"]["step"]
+    for name in ("network", "state_dict"):
+        assert one[name].keys() == other[name].keys()
+        for key in one[name]:
+            assert torch.equal(one[name][key], other[name][key]), key
+
+
+# --- Schedule ------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine_to_zero():
+    config = changed(learning_rate=1.0, warm_up=0.1)
+    rates = [learning_rate(config, fraction) for fraction in np.linspace(0, 1, 101)]
+    assert 0 < rates[0] < 0.02
+    assert_allclose(rates[5], 0.01 + 0.99 * 0.5)
+    assert_allclose([rates[10], rates[55], rates[100]], [1, 0.5, 0], atol=1e-12)
+    assert (np.diff(rates[:11]) > 0).all()
+    assert (np.diff(rates[10:]) < 0).all()
+
+
+def test_milestones_divide_the_rate_by_ten():
+    config = changed(learning_rate=1.0, warm_up=0.0, schedule="milestones")
+    rates = [learning_rate(config, epoch / 200) for epoch in (0, 94, 95, 149, 150, 199)]
+    assert_allclose(rates, [1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+STAGES = (stage(size=(32, 32), epochs=4, batch=2), stage(size=(64, 32), epochs=2, batch=5))
+
+
+def test_stages_follow_each_other_by_their_steps():
+    schedule = Schedule(changed(stages=STAGES), images=11)
+    assert [schedule.steps(one) for one in STAGES] == [20, 4]  # of each epoch, one image is left
+    at = [schedule.stage(Progress(step=step)) for step in range(24)]
+    assert at == [STAGES[0]] * 20 + [STAGES[1]] * 4
+    assert not schedule.is_done(Progress(step=23))
+    assert schedule.is_done(Progress(step=24))
+    fractions = [schedule.fraction(Progress(step=step)) for step in range(25)]
+    # 40 images of 1024 pixels and 20 of 2048: each stage is half of the work.
+    assert_allclose(fractions, [*np.linspace(0, 0.5, 21), 0.625, 0.75, 0.875, 1])
+
+
+def test_hours_end_a_run_and_stages_share_them_by_their_work():
+    schedule = Schedule(changed(stages=STAGES), images=11, hours=2)
+    seconds = [0, 3599, 3601, 7199, 7200]
+    at = [Progress(step=7, seconds=value) for value in seconds]
+    assert_allclose([schedule.fraction(p) for p in at], np.array(seconds) / 7200)
+    assert [schedule.stage(p) for p in at[:4]] == [STAGES[0]] * 2 + [STAGES[1]] * 2
+    assert [schedule.is_done(p) for p in at] == [False] * 4 + [True]
+
+
+# --- Configs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", configs.bundled())
+def test_bundled_runs_load_and_come_back_from_plain_values(name):
+    config = configs.load(name)
+    assert configs.from_dict(configs.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("seed=3", lambda c: c.seed == 3),
+        ("learning_rate=1", lambda c: c.learning_rate == 1.0),
+        ("name=other", lambda c: c.name == "other"),
+        ("landmarks=True", lambda c: c.landmarks is True),
+        ("distillation.boxes=0", lambda c: c.distillation.boxes == 0),
+        ("stages.0.batch=16", lambda c: c.stages[0].batch == 16),
+        ("stages.0.augmentation.mosaic=0.5", lambda c: c.stages[0].augmentation.mosaic == 0.5),
+        ("stages.0.size=(96,64)", lambda c: c.size == (96, 64)),
+    ],
+)
+def test_one_value_of_a_run_can_be_changed(text, found):
+    config = configs.override(SMALL, text)
+    assert found(config)
+    assert config != SMALL
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed", "KEY=VALUE"),
+        ("seeds=3", "no 'seeds'"),
+        ("stages.1.batch=3", "no 'stages.1.batch'"),
+        ("distillation.box=3", "no 'distillation.box'"),
+        ("seed=x", "expected int"),
+        ("seed=1.5", "expected int"),
+        ("landmarks=1", "expected bool"),
+        ("network=yolo", "'yolo'; expected slim or rfb"),
+        ("optimizer=lion", "expected sgd or adamw"),
+        ("stages=()", "stages is empty"),
+        ("stages.0.batch=0", "a stage needs"),
+        ("held_out=1.0", "held_out"),
+    ],
+)
+def test_a_wrong_change_is_refused_with_what_is_expected(text, message):
+    with pytest.raises(ValueError, match=message):
+        configs.override(SMALL, text)
+
+
+def test_a_file_without_a_config_is_refused_by_its_name(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(ValueError, match=r"empty\.py: expected `config"):
+        configs.load(str(tmp_path / "empty.py"))
+    with pytest.raises(ValueError, match=r"nowhere\.py: no such file, and bundled are .*tiny"):
+        configs.load("nowhere.py")
+
+
+# --- The loop ------------------------------------------------------------------------------------------
+
+
+LONGER = changed(stages=(stage(epochs=30, batch=5),))
+
+
+@pytest.fixture(scope="session")
+def longer(samples, images, tmp_path_factory):
+    """60 steps: the reports, and where they were written to."""
+    output = tmp_path_factory.mktemp("longer")
+    return list(loop.train(LONGER, samples, images, output, device=CPU)), output
+
+
+def test_the_loss_falls(longer):
+    reports, output = longer
+    assert [report.step for report in reports] == [20, 40, 60]
+    assert reports[-1].total < 0.9 * reports[0].total
+    assert reports[-1].fraction == 1
+    with (output / loop.LOG).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["total"]) for row in rows] == pytest.approx([r.total for r in reports], 1e-5)
+
+
+def test_a_student_comes_closer_to_its_teacher(run, longer):
+    teacher = weights.open_teacher(longer[1] / loop.CHECKPOINT)
+    reports, _ = run(dataclasses.replace(LONGER, seed=1), teacher=teacher)
+    assert reports[-1].taught_scores < 0.7 * reports[0].taught_scores
+    assert reports[-1].taught_boxes < 0.7 * reports[0].taught_boxes
+
+
+def test_landmarks_are_learnt_where_the_run_has_them(run):
+    reports, state = run(changed(landmarks=True))
+    assert reports[-1].landmarks > 0
+    assert "landm.3.weight" in state["state_dict"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_can_be_repeated(run, precision):
+    config = changed(precision=precision)
+    assert_same_state(run(config, "one")[1], run(config, "two")[1])
+
+
+@pytest.mark.slow
+def test_batches_planned_by_other_processes_are_the_same(run):
+    assert_same_state(run(SMALL, "one")[1], run(changed(workers=2), "two")[1])
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stopped(run, config, monkeypatch, writes):
+    """The same run, killed when it has written so many checkpoints."""
+    write, count = checkpoint.write, itertools.count(1)
+
+    def once_more(path, state):
+        write(path, state)
+        if next(count) == writes:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", once_more)
+        with pytest.raises(StoppedError):
+            run(config, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "writes"), [(1e9, 1), (0.0, 3)], ids=["after an epoch", "inside an epoch"]
+)
+def test_resuming_gives_the_same_bits_as_not_stopping(run, monkeypatch, tmp_path, minutes, writes):
+    stages = (stage(epochs=2), stage(size=(96, 64), epochs=1, batch=3))
+    config = changed(stages=stages, optimizer="sgd", checkpoint_minutes=minutes)
+    whole = run(config, "whole")[1]
+    stopped(run, config, monkeypatch, writes)
+    at = checkpoint.read(tmp_path / "stopped" / loop.CHECKPOINT)[1]["progress"]
+    assert 0 < at["step"] < whole["progress"]["step"]
+    assert (at["offset"] == 8) == (minutes > 0)
+    assert_same_state(run(config, "stopped", resume=True)[1], whole)
+
+
+def test_resuming_drops_rows_of_the_log_that_will_come_again(run, tmp_path):
+    run(SMALL)
+    path = tmp_path / "out" / loop.LOG
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow([99] + [0] * (len(dataclasses.fields(log.Report)) - 1))
+    run(SMALL, resume=True)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4"]
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed_from(run):
+    run(SMALL)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is of another config"):
+        run(changed(seed=1), resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_the_images(run):
+    config = changed(learning_rate=float("inf"), stages=(stage(epochs=5),))
+    with pytest.raises(DataError, match=r"the loss is nan.*data\d*/\d\.png"):
+        run(config)
+
+
+def test_images_are_repeated_by_their_names(samples):
+    order = loop.Order(samples, changed(repeat={"/3.png": 4, "/4.png": 2}))
+    assert len(order) == 10 + 3 + 1
+    epoch = order.epoch(0)
+    assert [int((epoch == i).sum()) for i in range(10)] == [1, 1, 1, 4, 2, 1, 1, 1, 1, 1]
+    assert not np.array_equal(epoch, order.epoch(1))
+    assert_array_equal(epoch, order.epoch(0))
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
+    now = itertools.accumulate([0.0, 60.0] + [1.0] * 20 + [3600.0] + [1.0] * 5)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    clock = log.Clock()
+    counted = [clock.tick() for _ in range(27)]
+    # The first step compiles; the interrupted one counts as five.
+    assert counted == [0.0] + [1.0] * 20 + [5.0] + [1.0] * 5
+
+
+def test_the_average_follows_the_weights():
+    learner = Learner(changed(ema=0.0), CPU, None)
+    parameter = next(iter(learner.network.parameters()))
+    with torch.no_grad():
+        parameter += 1
+    learner._follow()
+    assert torch.equal(next(iter(learner.average.parameters())), parameter)
+
+
+# --- Export --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tmfile", ".onnx"])
+@pytest.mark.parametrize(("network", "landmarks"), [("slim", True), ("rfb", False)])
+def test_an_exported_model_computes_what_pytorch_does(run, tmp_path, suffix, network, landmarks):
+    config = changed(network=network, landmarks=landmarks, training_data="ellipses")
+    run(config)
+    frame = np.zeros((50, 60, 3), np.uint8)
+    target = tmp_path / f"small{suffix}"
+    source = tmp_path / "out" / loop.CHECKPOINT
+    written, found = export.export(source, target, frames={"black": frame})
+    assert written.bytes == target.stat().st_size
+    assert found.keys() == {"noise", "black"}
+    assert max(found.values()) < 1e-4
+    spec = model.load(target).spec
+    assert (spec.name, spec.training_data) == ("small", "ellipses")
+    assert (spec.input.width, spec.input.height) == (64, 48)
+    faces = edgeface.FaceDetector(target, score_threshold=0.0).detect(frame)
+    assert (faces.landmarks is not None) == landmarks
+
+
+def test_a_model_that_differs_from_pytorch_is_not_written(longer, tmp_path, monkeypatch):
+    real = export.network_of
+
+    def shifted(state):
+        network = real(state)
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.2)
+        return network
+
+    monkeypatch.setattr(export, "network_of", shifted)
+    with pytest.raises(ModelError, match=r"small\.onnx is not written: it differs .* on noise"):
+        export.export(longer[1] / loop.CHECKPOINT, tmp_path / "small.onnx")
+    assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
+def test_a_file_that_is_no_checkpoint_is_refused_by_its_name(tmp_path, content):
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.pt: no checkpoint"):
+        checkpoint.read(tmp_path / "bad.pt")
+
+
+def test_a_checkpoint_is_a_model_and_a_teacher_too(run, tmp_path):
+    _, state = run(SMALL)
+    source = tmp_path / "out" / loop.CHECKPOINT
+    assert model.read_graph(source)[1].outputs == ("scores", "boxes")
+    teacher = weights.open_teacher(source)
+    assert torch.equal(
+        teacher.state_dict()["extras.0.0.bias"], state["state_dict"]["extras.0.0.bias"]
+    )
+
+
+# --- Held out ------------------------------------------------------------------------------------------
+
+
+def test_the_same_images_are_held_out_wherever_they_lie(samples):
+    many = [dataclasses.replace(samples[0], name=f"here/{i}.webp") for i in range(2000)]
+    kept, held_out = judge.split(many, 0.1)
+    assert len(kept) + len(held_out) == 2000
+    assert 140 < len(held_out) < 260  # 4.5 standard deviations of a binomial
+    moved = [dataclasses.replace(s, name=s.name.replace("here", "there")) for s in many]
+    assert [s.name[6:] for s in judge.split(moved, 0.1)[1]] == [s.name[5:] for s in held_out]
+
+
+class Stub:
+    """Finds given rows in every image."""
+
+    def __init__(self, rows):
+        self.rows = np.float32(rows).reshape(-1, 5)
+
+    def detect(self, _):
+        return Faces(self.rows)
+
+
+def test_average_precision_on_held_out_images(samples):
+    box = samples[0].boxes[0]
+    right, wrong = [*box, 0.9], [0, 0, 5, 5, 0.8]
+    assert judge.average_precision(Stub([right, wrong]), samples[:1]) == 1
+    assert judge.average_precision(Stub([]), samples[:1]) == 0
+    assert judge.average_precision(Stub([[*right[:4], 0.7], wrong][::-1]), samples[:1]) == 0.5
+    assert judge.average_precision(Stub([]), []) is None
+
+
+# --- The commands --------------------------------------------------------------------------------------
+
+
+def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["train", "run", "tiny", "--data", str(data), "-o", str(output)]
+    changes = ["stages.0.size=(64,48)", "stages.0.epochs=1", "stages.0.batch=4", "held_out=0.3"]
+    options = [part for change in changes for part in ("--set", change)]
+    assert main([*arguments, *options, "--num-threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "100% step" in text
+    assert f"wrote {output / 'tiny.tmfile'}" in text
+    assert "AP 0." in text
+    assert {path.name for path in output.iterdir()} == {
+        "checkpoint.pt",
+        "log.csv",
+        "tiny.tmfile",
+        "tiny.json",
+    }
+    target = tmp_path / "net.onnx"
+    photo = str(data / "0.png")
+    arguments = ["train", "export", str(output / "checkpoint.pt"), str(target), "--images", photo]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert f"{photo}: differs from PyTorch by " in text
+    assert f"spec inside {target}" in text
+    assert main(arguments) == 2  # it is there
+    assert "--force" in capsys.readouterr().err
+
+
+def test_what_models_are_compared_on_is_not_learnt_from(data, tmp_path, capsys):
+    rows = [json.loads(line) for line in (data / "annotations.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["wider_keep"] = {"easy": [0]}
+        row["image"] = str(row["image"])
+    folder = tmp_path / "val"
+    folder.mkdir()
+    (folder / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = main(["train", "run", "tiny", "--data", str(folder), "-o", str(tmp_path / "out")])
+    assert status == 2
+    assert "val: models are compared on it" in capsys.readouterr().err
