@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -376,14 +377,11 @@ py::array engine_output(const py::object& self, const std::string& name) {
     return array;
 }
 
-py::list engine_steps(const native::Engine& engine) {
-    py::list steps;
-    for (const native::StepInfo& info : engine.plan().steps()) {
-        const native::Shape& shape = info.output;
-        steps.append(
-            py::make_tuple(info.name, info.kind, py::make_tuple(shape.height, shape.width, shape.channels)));
-    }
-    return steps;
+std::shared_ptr<native::Engine> make_engine(const native::Network& network, int threads,
+                                            const std::string& isa, std::optional<std::size_t> level2_bytes) {
+    native::CacheSizes caches = native::cache_sizes();
+    if (level2_bytes) caches.level2 = *level2_bytes;
+    return std::make_shared<native::Engine>(network, threads, isa, caches);
 }
 
 std::vector<std::string> isas() {
@@ -485,14 +483,27 @@ void bind_native(py::module_& m) {
             },
             "name"_a, "data"_a, py::kw_only(), "scale"_a)
         .def("output", &Network::output, "name"_a, "value"_a);
+    py::class_<native::StepInfo>(m, "Step")
+        .def_readonly("name", &native::StepInfo::name)
+        .def_readonly("kind", &native::StepInfo::kind)
+        .def_property_readonly("shape",
+                               [](const native::StepInfo& info) {
+                                   return py::make_tuple(info.output.height, info.output.width,
+                                                         info.output.channels);
+                               })
+        .def_readonly("chain", &native::StepInfo::chain)
+        .def_readonly("rows", &native::StepInfo::rows)
+        .def_readonly("row_bytes", &native::StepInfo::bytes);
+
     py::class_<native::Engine, std::shared_ptr<native::Engine>>(m, "Engine")
-        .def(py::init<const Network&, int, const std::string&>(), "network"_a, py::kw_only(), "num_threads"_a,
-             "isa"_a, py::call_guard<py::gil_scoped_release>())
+        .def(py::init(&make_engine), "network"_a, py::kw_only(), "num_threads"_a, "isa"_a,
+             "level2_bytes"_a = py::none(), py::call_guard<py::gil_scoped_release>())
         .def("input", &engine_input<native::Engine>)
         .def("run", &native::Engine::run, py::call_guard<py::gil_scoped_release>())
         .def("output", &engine_output<native::Engine>, "name"_a)
+        .def("profile", &native::Engine::profile, "rounds"_a, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("isa", &native::Engine::isa)
-        .def_property_readonly("steps", &engine_steps)
+        .def_property_readonly("steps", [](const native::Engine& engine) { return engine.plan().steps(); })
         .def_property_readonly("arena_bytes",
                                [](const native::Engine& engine) { return engine.plan().arena_size(); });
     m.def("isas", &isas);

@@ -39,7 +39,10 @@ needs_shared = pytest.mark.skipif(
     reason=f"the released weights ({SHARED}/weights) are not here",
 )
 
-_BUILT_ISAS = {"x86_64": ("avx512", "avx2", "scalar")}.get(platform.machine(), ("neon", "scalar"))
+_BUILT_ISAS = {
+    "x86_64": ("avx512vnni", "avx512", "avx2", "scalar"),
+    "aarch64": ("neon_dotprod", "neon", "scalar"),
+}.get(platform.machine(), ("neon", "scalar"))
 ISAS = [
     pytest.param(
         isa, marks=[] if isa in _core.isas() else pytest.mark.skip(reason=f"this CPU has no {isa}")

@@ -572,6 +572,24 @@ def test_info_as_json(run, model_path):
     assert native["isa"] in edgeface._core.isas()
 
 
+def test_info_shows_what_runs_together_and_what_that_saves(run, model_path):
+    _, out, _ = run("info", model_path, "--json", "--plan")
+    (values,) = lines_of(out)
+    plan = values["plan"]
+    chains = [step["chain"] for step in plan]
+    assert chains == sorted(chains)
+    _, out, _ = run("info", model_path, "--plan", "2")
+    every = sum(step["shape"][0] * step["row_bytes"] for step in plan)
+    assert out.splitlines()[-1].endswith(f"without chains {every:,}")
+    assert "depthwise" in out or "conv" in out
+
+
+def test_info_has_no_plan_unless_asked(run, model_path):
+    _, out, _ = run("info", model_path, "--json")
+    (values,) = lines_of(out)
+    assert "plan" not in values
+
+
 def test_info_at_another_input_size(run, model_path):
     _, out, _ = run("info", model_path, "--json", "--input-size", "128x96")
     (values,) = lines_of(out)

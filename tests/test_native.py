@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -394,7 +395,11 @@ def test_a_chain_shares_the_memory_of_two_of_its_values():
     x = "input"
     for _ in range(10):
         x = b.relu(b.conv(x, 8, 3))
-    assert engine(b.graph(x)).arena_bytes == 2 * 8 * 16 * 16 * 4
+    with_margins = 8 * (
+        1 + 16 * (16 + 1)
+    )  # a pixel between rows, before the first and after the last
+    lines = math.ceil(with_margins / 64)
+    assert engine(b.graph(x)).arena_bytes == 2 * lines * 64 * 4
 
 
 def test_joining_and_looking_at_values_copies_nothing():
@@ -402,8 +407,78 @@ def test_joining_and_looking_at_values_copies_nothing():
     joined = b.concat(*(b.conv("input", 4, 3) for _ in range(3)))
     heads = [b.rows(b.conv(joined, 4), 2), b.rows(b.conv(joined, 8), 2)]
     graph = b.graph(b.softmax(b.concat(*heads, axis=1), 2))
-    kinds = [kind for _, kind, _ in engine(graph).steps]
+    kinds = [step.kind for step in engine(graph).steps]
     assert kinds == ["conv"] * 5 + ["softmax"]
+
+
+# --- Chains ------------------------------------------------------------------------------------------------
+
+
+def deep_graph():
+    """Windows of all kinds one after another, in sizes that divide nothing."""
+    b = Builder(3, 43, 57)
+    x = b.conv("input", 9, 3, stride=2)
+    x = b.conv(b.depthwise(x), 33, 1)
+    x = b.conv(b.depthwise(x, stride=2), 20, 1)
+    x = b.conv(x, 16, 3, dilation=3)
+    x = b.conv(b.depthwise(x), 6, 1, activation="none")
+    return b.graph(x)
+
+
+def chain_of(graph, isa, threads, level2_bytes):
+    runner = _core.Engine(
+        native.lower(graph), num_threads=threads, isa=isa, level2_bytes=level2_bytes
+    )
+    return runner, {step.chain for step in runner.steps}
+
+
+@every_count
+@every_isa
+def test_a_chain_gives_the_bytes_that_its_operations_give_one_by_one(isa, threads):
+    graph = deep_graph()
+    together, chains = chain_of(graph, isa, threads, 0)
+    apart, more_chains = chain_of(graph, isa, threads, 1 << 40)
+    assert len(chains) == 1 < len(more_chains)
+    for seed in (1, 2):
+        image = image_for(graph, seed)
+        want, got = outputs(apart, graph, image), outputs(together, graph, image)
+        for name in graph.outputs:
+            np.testing.assert_array_equal(got[name], want[name])
+
+
+@every_isa
+def test_a_chain_is_right(isa):
+    graph = deep_graph()
+    image = image_for(graph, 5)
+    runner, _ = chain_of(graph, isa, 2, 0)
+    got = outputs(runner, graph, image)
+    wants = run_graph(graph, image)
+    for name in graph.outputs:
+        want, bound = (as_rows(graph, name, values) for values in wants[name])
+        assert (np.abs(got[name] - want) <= bound).all()
+
+
+def test_a_chain_holds_only_the_rows_that_its_next_step_reads():
+    runner, _ = chain_of(deep_graph(), "", 1, 0)
+    rows = [(step.kind, step.rows, step.shape[0]) for step in runner.steps]
+    assert rows[0][1] < rows[0][2]
+    assert rows[-1][1] == rows[-1][2]
+
+
+def test_an_output_in_the_middle_is_dense_and_ends_the_chain():
+    b = Builder(3, 20, 20)
+    middle = b.conv("input", 8, 3)
+    graph = b.graph(b.conv(b.depthwise(middle), 4, 3), middle)
+    assert_runs(graph)
+
+
+def test_a_window_that_reaches_far_beyond_the_image_is_refused():
+    b = Builder(2, 4, 200)
+    x = b.conv("input", 2, 3, dilation=100)
+    native.lower(b.graph(x))
+    b = Builder(2, 4, 20)
+    with pytest.raises(BackendError, match="reaches too far beyond the image"):
+        native.lower(b.graph(b.conv("input", 2, 3, dilation=100)))
 
 
 @st.composite
@@ -567,8 +642,8 @@ def test_an_unknown_output_is_named():
 def test_steps_name_the_graphs_nodes_in_order():
     graph = small_graph()
     steps = engine(graph).steps
-    assert [kind for _, kind, _ in steps] == ["conv", "depthwise", "conv", "conv", "softmax"]
-    assert steps[0] == ("node_v0", "conv", (10, 12, 16))
+    assert [step.kind for step in steps] == ["conv", "depthwise", "conv", "conv", "softmax"]
+    assert (steps[0].name, steps[0].shape) == ("node_v0", (10, 12, 16))
 
 
 def refused(build):

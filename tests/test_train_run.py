@@ -331,12 +331,24 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
 
 
 def test_the_average_follows_the_weights():
-    learner = Learner(changed(ema=0.0), CPU, None)
+    learner = Learner(changed(ema=0.0), CPU)
     parameter = next(iter(learner.network.parameters()))
     with torch.no_grad():
         parameter += 1
     learner._follow()
     assert torch.equal(next(iter(learner.average.parameters())), parameter)
+
+
+def test_a_run_begins_with_the_weights_that_it_is_given(longer, run):
+    start = weights.open_network(longer[1] / loop.CHECKPOINT)
+    learner = Learner(SMALL, CPU, start=start)
+    assert all(
+        torch.equal(v, start.state_dict()[k]) for k, v in learner.network.state_dict().items()
+    )
+    reports, _ = run(SMALL, start=start)
+    assert reports[-1].boxes < longer[0][0].boxes
+    with pytest.raises(ValueError, match="another network than slim with landmarks"):
+        Learner(changed(landmarks=True), CPU, start=start)
 
 
 # --- Export --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import model, zoo
 from . import spec as specs
-from .backends import supporting
+from .backends import native, supporting
 from .detector import FaceDetector
 from .errors import ModelError
 from .graph import Conv
@@ -80,6 +80,7 @@ class Summary:
     spec_source: str | None
     spec_problem: str | None  # why there is no spec, or why it does not fit the network
     levels: tuple[Level, ...]
+    plan: tuple[native.PlannedStep, ...] | None
     backends: tuple[Support, ...]
 
     @property
@@ -97,8 +98,13 @@ def summarise(
     *,
     spec: str | os.PathLike[str] | None = None,
     input_size: tuple[int, int] | None = None,
+    plan_threads: int | None = None,
 ) -> Summary:
-    """Everything about a file; ModelError only where its network cannot be read or resized."""
+    """Everything about a file; ModelError only where its network cannot be read or resized.
+
+    With `plan_threads` also the native engine's plan for that many threads; BackendError where it
+    does not run the network.
+    """
     opened, problem = _opened(path, spec)
     graph = opened.graph if opened is not None else model.read_graph(path)[1]
     if input_size is not None:
@@ -123,6 +129,7 @@ def summarise(
         spec_source=opened.spec_source if opened is not None else None,
         spec_problem=problem,
         levels=_levels(opened.spec) if opened is not None else (),
+        plan=native.plan(graph, plan_threads) if plan_threads is not None else None,
         backends=backends,
     )
 

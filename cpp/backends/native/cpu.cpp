@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if defined(__arm__)
+#if defined(__arm__) || defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -17,6 +17,7 @@ namespace {
 struct X86 {
     bool avx2 = false;
     bool avx512 = false;
+    bool avx512vnni = false;
 };
 
 // The operating system has to save the registers too, which XCR0 tells.
@@ -41,6 +42,8 @@ X86 detect_x86() {
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return cpu;
     cpu.avx2 = (states & kYmm) == kYmm && (b & bit_AVX2) != 0;
     cpu.avx512 = cpu.avx2 && (states & kZmm) == kZmm && (b & bit_AVX512F) != 0 && (b & bit_AVX512BW) != 0;
+    constexpr unsigned kVnni = 1U << 11;
+    cpu.avx512vnni = cpu.avx512 && (c & kVnni) != 0;
     return cpu;
 }
 
@@ -52,9 +55,12 @@ std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> kernels;
 #if defined(__x86_64__)
     const X86 cpu = detect_x86();
+    if (cpu.avx512vnni) kernels.push_back(&avx512vnni_kernels());
     if (cpu.avx512) kernels.push_back(&avx512_kernels());
     if (cpu.avx2) kernels.push_back(&avx2_kernels());
 #elif defined(__aarch64__)
+    constexpr unsigned long kDotprod = 1UL << 20;  // HWCAP_ASIMDDP
+    if ((getauxval(AT_HWCAP) & kDotprod) != 0) kernels.push_back(&neon_dotprod_kernels());
     kernels.push_back(&neon_kernels());
 #elif defined(__arm__)
     constexpr unsigned long kNeon = 1UL << 12;   // HWCAP_NEON

@@ -1,8 +1,9 @@
 // The inner loops, one table of them for every instruction set.
 //
 // Contracts shared by all: counts are positive; pointers need no alignment; an output never overlaps an
-// input unless the comment says that it may. A pixel's channels are next to each other; pixels of one image
-// are `stride` floats apart, which lets a kernel read from and write into a part of a wider image.
+// input unless the comment says that it may. A pixel's channels are next to each other. A run is output
+// pixels `output_step` elements apart whose inputs are `input_step` elements apart: a row of an image, or
+// several where nothing lies between them. What a tap reads beyond an image's edges is there in memory.
 #pragma once
 
 #include <cstddef>
@@ -10,33 +11,33 @@
 
 namespace edgeface::native {
 
-// The most output pixels and channels a tile of any ISA has.
-constexpr int kMaxTilePixels = 16;
-
-// Output pixels x output channels of a convolution: out[p][c] = clamp(bias[c] + sum over taps and channels).
-struct ConvTile {
-    const float* const* inputs;  // [tap][tile_pixels]: the input pixel that a tap of an output pixel reads
+// out[p][c] = clamp(bias[c] + sum over taps and channels), tap t of pixel p from inputs[t] + p * input_step
+// on.
+struct ConvRun {
+    const float* const* inputs;  // [tap]
     int taps;
-    int channels;          // of the input
+    int channels;  // that one tap reads
+    std::ptrdiff_t input_step;
     const float* weights;  // [block][bias, then tap, channel][tile_channels], from pack_conv
     float* output;
-    int pixels;  // 1..tile_pixels to store; the others are computed from valid pointers and dropped
+    int pixels;
     int output_channels;
-    std::ptrdiff_t output_stride;
+    std::ptrdiff_t output_step;
     float low;
     float high;
 };
 
-// One output pixel after another of a depthwise convolution: tap t of pixel p reads inputs[t] + p * steps[t].
-struct DepthwiseRow {
+// The same, channel by channel.
+struct DepthwiseRun {
     const float* const* inputs;
-    const std::ptrdiff_t* steps;
     int taps;
+    std::ptrdiff_t input_step;
+    std::ptrdiff_t column_step;  // from one tap to the next in a row of the window
+    const float* weights;        // [bias, then taps][channels]
+    float* output;
     int pixels;
     int channels;
-    const float* weights;  // [bias, then taps][channels]
-    float* output;
-    std::ptrdiff_t output_stride;
+    std::ptrdiff_t output_step;
     float low;
     float high;
 };
@@ -49,59 +50,103 @@ struct Requantization {
     int zero_point;
 };
 
-// As ConvTile, of int8 or uint8 values. The input's zero point is folded into the bias; what lies beyond the
-// edges is that zero point.
+// As ConvRun, of int8 or uint8 values. Inputs are as QuantizedKernels::prepare left them; a tap may read up
+// to `depth` - 1 of them after its last channel.
 template <typename T>
-struct QuantizedConvTile {
-    const T* const* inputs;
+struct QuantizedConvRun {
+    const std::byte* const* inputs;
     int taps;
     int channels;
-    const std::int16_t* weights;  // [block][tap][pair of channels][tile_channels][2]
-    const std::int32_t* bias;     // [block][tile_channels]
-    const float* multipliers;     // [block][tile_channels]
+    std::ptrdiff_t input_step;  // in bytes
+    const std::byte* weights;   // [block][tap][group of `depth` channels][tile_channels][depth]
+    const std::int32_t* bias;   // [block][tile_channels]
+    const float* multipliers;   // [block][tile_channels]
     Requantization to;
     T* output;
     int pixels;
     int output_channels;
-    std::ptrdiff_t output_stride;
+    std::ptrdiff_t output_step;
 };
 
-// As DepthwiseRow.
+// As DepthwiseRun.
 template <typename T>
-struct QuantizedDepthwiseRow {
+struct QuantizedDepthwiseRun {
     const T* const* inputs;
-    const std::ptrdiff_t* steps;
     int taps;
-    int pixels;
-    int channels;
+    std::ptrdiff_t input_step;
     const std::int16_t* weights;  // [tap][channels]
+    bool narrow;                  // they are from -127 to 127
     const std::int32_t* bias;
     const float* multipliers;
     Requantization to;
     T* output;
-    std::ptrdiff_t output_stride;
+    int pixels;
+    int channels;
+    std::ptrdiff_t output_step;
+};
+
+// out[i] = requantised fl(fl((a[i] - zero_a) * ratio_a) + fl((b[i] - zero_b) * ratio_b)). `output` may be `a`
+// or `b`.
+template <typename T>
+struct QuantizedAddRun {
+    const T* a;
+    const T* b;
+    T* output;
+    std::size_t count;
+    int zero_a;
+    int zero_b;
+    float ratio_a;
+    float ratio_b;
+    Requantization to;
+};
+
+// How a convolution wants its operands: `depth` products are summed at a time, inputs and weights take so
+// many bytes each, and `offset` is what inputs have gained, which the bias takes back.
+struct QuantizedLayout {
+    int depth;
+    int input_bytes;
+    int weight_bytes;
+    int offset;
+};
+
+// The kernels for one type of quantised values; their results are the same for every ISA. The layout holds
+// for weights from -127 to 127; `wide` ones, which only uint8 files have, need kernels of their own.
+template <typename T>
+struct QuantizedConvKernels {
+    QuantizedLayout layout;
+    // Stored values -> what conv reads; null where that is the same.
+    void (*prepare)(const T* values, std::byte* prepared, std::size_t count);
+    void (*conv)(const QuantizedConvRun<T>& run);
+};
+
+template <typename T>
+struct QuantizedKernels {
+    QuantizedConvKernels<T> narrow;
+    QuantizedConvKernels<T> wide;
+    void (*depthwise)(const QuantizedDepthwiseRun<T>& run);
+    void (*add)(const QuantizedAddRun<T>& run);
 };
 
 struct Kernels {
     const char* isa;
-    int tile_pixels;
     int tile_channels;
-    void (*conv_tile)(const ConvTile& tile);
-    void (*depthwise_row)(const DepthwiseRow& row);
+    void (*conv)(const ConvRun& run);
+    void (*depthwise)(const DepthwiseRun& run);
     // out[i] = clamp(a[i] + b[i]). `out` may be `a` or `b`.
     void (*add)(const float* a, const float* b, float* out, std::size_t count, float low, float high);
     // out[i] = clamp(in[i]). `out` may be `in`.
     void (*clamp)(const float* in, float* out, std::size_t count, float low, float high);
-    // Results of these are the same for every ISA.
-    void (*conv_tile_int8)(const QuantizedConvTile<std::int8_t>& tile);
-    void (*conv_tile_uint8)(const QuantizedConvTile<std::uint8_t>& tile);
-    void (*depthwise_row_int8)(const QuantizedDepthwiseRow<std::int8_t>& row);
-    void (*depthwise_row_uint8)(const QuantizedDepthwiseRow<std::uint8_t>& row);
+    // Of `count` pairs of values: out = softmax(in). `out` may be `in`.
+    void (*softmax_pairs)(const float* in, float* out, std::size_t count);
+    QuantizedKernels<std::int8_t> int8;
+    QuantizedKernels<std::uint8_t> uint8;
 };
 
 const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512vnni_kernels();
 const Kernels& neon_kernels();
+const Kernels& neon_dotprod_kernels();
 
 }  // namespace edgeface::native

@@ -1,128 +1,246 @@
 // The kernels' algorithms, written once on `Vec` and `Ints`; each ISA file defines those and the tile, then
 // includes this.
 //
-// Vec: `static constexpr int lanes`, load, store, broadcast, fused(a, b, c) = a * b + c, add, multiply, min,
-// max.
+// Vec: `lanes` floats. load, store, store_first(n), broadcast, fused(a, b, c) = a * b + c, add, subtract,
+// multiply, divide, min, max; Four and fused<i>(row, four, sum): a run of four inputs, one of which
+// multiplies a row of weights; two_to(whole) = 2^whole; deinterleave and interleave of pairs.
 //
-// Ints: as many int32. load, broadcast, add, widen (from int8 or uint8), to_floats, rounded (to the nearest,
-// halves to even), store_bytes (the lowest byte of each); multiply_add, of widened values and int16 Factors;
-// pair_dot, sums of two products of int16: Pairs, and one pair for all lanes.
+// Ints: as many int32. load, broadcast, add, subtract,
+// halved, widen (from int8 or uint8), to_floats, rounded (to the
+// nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n); multiply_add, of
+// widened values and int16 Factors.
+//
+// Pairs, and where the ISA has something better for int8, Quads: products summed `depth` at a time. Group,
+// load, Four and dot<i>(row, four, sum), as above.
 //
 // Everything here has internal linkage and uses no library template: code compiled for one ISA must never be
 // what the linker picks for another.
 
-template <int kVectors>
-void conv_block(const ConvTile& tile, const float* weights, float* output, int channels) {
-    Vec sums[kTilePixels][kVectors];
+constexpr int kUnrolled = 4;  // channels, or groups of them, that Four holds
+
+// Before a loop over a tile: what it indexes by a constant can then stay in registers.
+#if defined(__clang__)
+#define EDGEFACE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define EDGEFACE_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+// A tile's sums: kPixels pixels x kVectors vectors of channels.
+template <int kPixels, int kVectors>
+struct ConvTile {
+    Vec sums[kPixels][kVectors];
+
+    // All vectors of a pixel in turn: its value is broadcast once.
+    template <int kChannel>
+    void add(const float* weights, const Vec::Four* inputs) {
+        Vec row[kVectors];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v)
+            row[v] = Vec::load(weights + kChannel * kTileChannels + v * Vec::lanes);
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            EDGEFACE_UNROLL
+            for (int v = 0; v < kVectors; ++v)
+                sums[p][v] = Vec::fused<kChannel>(row[v], inputs[p], sums[p][v]);
+        }
+    }
+
+    void add_four(const float* weights, const float* input, std::ptrdiff_t step) {
+        Vec::Four inputs[kPixels];
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            inputs[p] = Vec::four(input + p * step);
+        }
+        add<0>(weights, inputs);
+        add<1>(weights, inputs);
+        add<2>(weights, inputs);
+        add<3>(weights, inputs);
+    }
+
+    void add_one(const float* weights, const float* input, std::ptrdiff_t step) {
+        Vec row[kVectors];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) row[v] = Vec::load(weights + v * Vec::lanes);
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            const Vec value = Vec::broadcast(input[p * step]);
+            EDGEFACE_UNROLL
+            for (int v = 0; v < kVectors; ++v) sums[p][v] = Vec::fused(value, row[v], sums[p][v]);
+        }
+    }
+};
+
+// The first `count` lanes, or all.
+__attribute__((always_inline)) inline void store(Vec value, float* to, int count) {
+    if (count >= Vec::lanes) return value.store(to);
+    if (count > 0) value.store_first(count, to);
+}
+
+template <int kPixels, int kVectors>
+void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, int channels) {
+    ConvTile<kPixels, kVectors> tile;
+    EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
         const Vec bias = Vec::load(weights + v * Vec::lanes);
-        for (int p = 0; p < kTilePixels; ++p) sums[p][v] = bias;
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            tile.sums[p][v] = bias;
+        }
     }
     weights += kTileChannels;
-    for (int tap = 0; tap < tile.taps; ++tap) {
-        const float* const* inputs = tile.inputs + tap * kTilePixels;
-        for (int c = 0; c < tile.channels; ++c) {
-            Vec row[kVectors];
-            for (int v = 0; v < kVectors; ++v) row[v] = Vec::load(weights + v * Vec::lanes);
-            for (int p = 0; p < kTilePixels; ++p) {
-                const Vec value = Vec::broadcast(inputs[p][c]);
-                for (int v = 0; v < kVectors; ++v) sums[p][v] = Vec::fused(value, row[v], sums[p][v]);
-            }
-            weights += kTileChannels;
-        }
+    const std::ptrdiff_t step = run.input_step;
+    const int taps = run.taps;
+    const int inputs = run.channels;
+    for (int tap = 0; tap < taps; ++tap) {
+        const float* input = run.inputs[tap] + pixel * step;
+        int c = 0;
+        for (; c + kUnrolled <= inputs; c += kUnrolled, weights += kUnrolled * kTileChannels)
+            tile.add_four(weights, input + c, step);
+        for (; c < inputs; ++c, weights += kTileChannels) tile.add_one(weights, input + c, step);
     }
-    const Vec low = Vec::broadcast(tile.low);
-    const Vec high = Vec::broadcast(tile.high);
-    for (int p = 0; p < tile.pixels; ++p) {
-        float* out = output + p * tile.output_stride;
+    const Vec low = Vec::broadcast(run.low);
+    const Vec high = Vec::broadcast(run.high);
+    const std::ptrdiff_t output_step = run.output_step;
+    float* output = run.output + pixel * output_step + first;
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+        EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-            const Vec value = Vec::min(Vec::max(sums[p][v], low), high);
-            const int left = channels - v * Vec::lanes;
-            if (left >= Vec::lanes) {
-                value.store(out + v * Vec::lanes);
-            } else {
-                float lanes[Vec::lanes];
-                value.store(lanes);
-                for (int i = 0; i < left; ++i) out[v * Vec::lanes + i] = lanes[i];
-            }
+            const int at = v * Vec::lanes;
+            store(Vec::min(Vec::max(tile.sums[p][v], low), high), output + at, channels - at);
         }
+        output += output_step;
     }
 }
 
-void conv_tile(const ConvTile& tile) {
-    const float* weights = tile.weights;
-    const std::ptrdiff_t block = (1 + static_cast<std::ptrdiff_t>(tile.taps) * tile.channels) * kTileChannels;
-    for (int done = 0; done < tile.output_channels; done += kTileChannels) {
-        const int left = tile.output_channels - done;
+// Calls tile(Pixels<n>, first pixel) for all pixels of a run: in whole tiles, the rest in smaller ones.
+template <int kPixels>
+struct Pixels {
+    static constexpr int count = kPixels;
+};
+
+template <int kPixels, typename Tile>
+int for_tiles_of(int pixel, int pixels, const Tile& tile) {
+    for (; pixel + kPixels <= pixels; pixel += kPixels) tile(Pixels<kPixels>{}, pixel);
+    return pixel;
+}
+
+template <typename Tile>
+void for_tiles(int pixels, const Tile& tile) {
+    int pixel = for_tiles_of<kTilePixels>(0, pixels, tile);
+    if constexpr (kTilePixels > 8) pixel = for_tiles_of<8>(pixel, pixels, tile);
+    if constexpr (kTilePixels > 4) pixel = for_tiles_of<4>(pixel, pixels, tile);
+    if constexpr (kTilePixels > 2) pixel = for_tiles_of<2>(pixel, pixels, tile);
+    for_tiles_of<1>(pixel, pixels, tile);
+}
+
+template <int kVectors>
+void conv_block(const ConvRun& run, const float* weights, int first, int channels) {
+    for_tiles(run.pixels, [&](auto pixels, int pixel) {
+        conv_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels);
+    });
+}
+
+void conv(const ConvRun& run) {
+    const float* weights = run.weights;
+    const std::ptrdiff_t block = (1 + static_cast<std::ptrdiff_t>(run.taps) * run.channels) * kTileChannels;
+    for (int first = 0; first < run.output_channels; first += kTileChannels, weights += block) {
+        const int left = run.output_channels - first;
         // Heads have 4 to 12 channels: half the tile then does half the work.
         if (left > kTileChannels / 2) {
-            conv_block<kTileChannels / Vec::lanes>(tile, weights, tile.output + done, left);
+            conv_block<kTileChannels / Vec::lanes>(run, weights, first, left);
         } else {
-            conv_block<kTileChannels / Vec::lanes / 2>(tile, weights, tile.output + done, left);
+            conv_block<kTileChannels / Vec::lanes / 2>(run, weights, first, left);
         }
-        weights += block;
     }
 }
 
-// One vector of channels of every pixel; all taps' weights stay in registers where their number is known.
-template <int kTaps>
-void depthwise_vector(const DepthwiseRow& row, int c) {
-    const Vec low = Vec::broadcast(row.low);
-    const Vec high = Vec::broadcast(row.high);
-    const Vec bias = Vec::load(row.weights + c);
-    Vec weights[kTaps];
-    const float* inputs[kTaps];
-    for (int tap = 0; tap < kTaps; ++tap) {
-        weights[tap] = Vec::load(row.weights + static_cast<std::ptrdiff_t>(tap + 1) * row.channels + c);
-        inputs[tap] = row.inputs[tap] + c;
+// A vector of channels of pixels of a 3x3 window, stride kStride: neighbours share the columns that they both
+// read.
+template <int kPixels, int kStride>
+void depthwise_3x3_tile(const DepthwiseRun& run, const Vec* weights, Vec bias, int pixel, int c) {
+    constexpr int kColumns = 3 + (kPixels - 1) * kStride;
+    Vec sums[kPixels];
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+        sums[p] = bias;
     }
-    for (int p = 0; p < row.pixels; ++p) {
-        Vec sum = bias;
-        for (int tap = 0; tap < kTaps; ++tap) {
-            sum = Vec::fused(Vec::load(inputs[tap]), weights[tap], sum);
-            inputs[tap] += row.steps[tap];
+    EDGEFACE_UNROLL
+    for (int row = 0; row < 3; ++row) {
+        const float* input = run.inputs[3 * row] + pixel * run.input_step + c;
+        EDGEFACE_UNROLL
+        for (int column = 0; column < kColumns; ++column) {
+            const Vec value = Vec::load(input);
+            input += run.column_step;
+            EDGEFACE_UNROLL
+            for (int p = 0; p < kPixels; ++p) {
+                const int tap = column - p * kStride;
+                if (tap >= 0 && tap < 3) sums[p] = Vec::fused(value, weights[3 * row + tap], sums[p]);
+            }
         }
-        Vec::min(Vec::max(sum, low), high).store(row.output + p * row.output_stride + c);
+    }
+    const Vec low = Vec::broadcast(run.low);
+    const Vec high = Vec::broadcast(run.high);
+    float* output = run.output + pixel * run.output_step + c;
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+        Vec::min(Vec::max(sums[p], low), high).store(output);
+        output += run.output_step;
     }
 }
 
-void depthwise_vector(const DepthwiseRow& row, int c) {
-    const Vec low = Vec::broadcast(row.low);
-    const Vec high = Vec::broadcast(row.high);
-    for (int p = 0; p < row.pixels; ++p) {
-        const float* weights = row.weights + c;
+template <int kStride>
+void depthwise_3x3(const DepthwiseRun& run, int c) {
+    constexpr int kPixels = 4;
+    const Vec bias = Vec::load(run.weights + c);
+    Vec weights[9];
+    for (int tap = 0; tap < 9; ++tap)
+        weights[tap] = Vec::load(run.weights + static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c);
+    int pixel = 0;
+    for (; pixel + kPixels <= run.pixels; pixel += kPixels)
+        depthwise_3x3_tile<kPixels, kStride>(run, weights, bias, pixel, c);
+    for (; pixel < run.pixels; ++pixel) depthwise_3x3_tile<1, kStride>(run, weights, bias, pixel, c);
+}
+
+void depthwise_vector(const DepthwiseRun& run, int c) {
+    const Vec low = Vec::broadcast(run.low);
+    const Vec high = Vec::broadcast(run.high);
+    for (int p = 0; p < run.pixels; ++p) {
+        const float* weights = run.weights + c;
         Vec sum = Vec::load(weights);
-        for (int tap = 0; tap < row.taps; ++tap) {
-            weights += row.channels;
-            sum = Vec::fused(Vec::load(row.inputs[tap] + p * row.steps[tap] + c), Vec::load(weights), sum);
+        for (int tap = 0; tap < run.taps; ++tap) {
+            weights += run.channels;
+            sum = Vec::fused(Vec::load(run.inputs[tap] + p * run.input_step + c), Vec::load(weights), sum);
         }
-        Vec::min(Vec::max(sum, low), high).store(row.output + p * row.output_stride + c);
+        Vec::min(Vec::max(sum, low), high).store(run.output + p * run.output_step + c);
     }
 }
 
-void depthwise_channel(const DepthwiseRow& row, int c) {
-    for (int p = 0; p < row.pixels; ++p) {
-        float sum = row.weights[c];
-        for (int tap = 0; tap < row.taps; ++tap) {
-            const float weight = row.weights[static_cast<std::ptrdiff_t>(tap + 1) * row.channels + c];
-            sum += row.inputs[tap][p * row.steps[tap] + c] * weight;
+void depthwise_channel(const DepthwiseRun& run, int c) {
+    for (int p = 0; p < run.pixels; ++p) {
+        float sum = run.weights[c];
+        for (int tap = 0; tap < run.taps; ++tap) {
+            const float weight = run.weights[static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c];
+            sum += run.inputs[tap][p * run.input_step + c] * weight;
         }
-        sum = sum > row.low ? sum : row.low;
-        row.output[p * row.output_stride + c] = sum < row.high ? sum : row.high;
+        sum = sum > run.low ? sum : run.low;
+        run.output[p * run.output_step + c] = sum < run.high ? sum : run.high;
     }
 }
 
-void depthwise_row(const DepthwiseRow& row) {
+void depthwise(const DepthwiseRun& run) {
     int c = 0;
-    for (; c + Vec::lanes <= row.channels; c += Vec::lanes) {
-        // Nearly every depthwise layer of these networks is 3x3: unrolled.
-        if (row.taps == 9) {
-            depthwise_vector<9>(row, c);
+    for (; c + Vec::lanes <= run.channels; c += Vec::lanes) {
+        // Nearly every depthwise layer of these networks is one of these two.
+        if (run.taps == 9 && run.input_step == run.column_step) {
+            depthwise_3x3<1>(run, c);
+        } else if (run.taps == 9 && run.input_step == 2 * run.column_step) {
+            depthwise_3x3<2>(run, c);
         } else {
-            depthwise_vector(row, c);
+            depthwise_vector(run, c);
         }
     }
-    for (; c < row.channels; ++c) depthwise_channel(row, c);
+    for (; c < run.channels; ++c) depthwise_channel(run, c);
 }
 
 void add(const float* a, const float* b, float* out, std::size_t count, float low, float high) {
@@ -153,164 +271,285 @@ void clamp(const float* in, float* out, std::size_t count, float low, float high
     }
 }
 
-template <typename T>
-void store_quantized(Ints sums, const float* multipliers, const Requantization& to, T* out, int count) {
-    const Vec scaled = Vec::multiply(Ints::to_floats(sums), Vec::load(multipliers));
-    const Vec clamped = Vec::min(Vec::max(scaled, Vec::broadcast(to.low)), Vec::broadcast(to.high));
-    const Ints values = Ints::add(Ints::rounded(clamped), Ints::broadcast(to.zero_point));
-    if (count == Ints::lanes) return values.store_bytes(reinterpret_cast<std::uint8_t*>(out));
-    std::uint8_t lanes[Ints::lanes];
-    values.store_bytes(lanes);
-    __builtin_memcpy(out, lanes, static_cast<std::size_t>(count));
+// e^x for x <= 0, within 2 ulp: x = k ln2 + r, |r| <= ln2 / 2, and
+// the Taylor series to r^7, whose next term is below 2^-27. ln2 in two parts keeps r exact (Cody and Waite).
+Vec exponential(Vec x) {
+    constexpr float kSmallest = -104.0F;  // e^-104 is nothing even beside the smallest denormal number
+    constexpr float kTerms[] = {1 / 5040.0F, 1 / 720.0F, 1 / 120.0F, 1 / 24.0F, 1 / 6.0F, 0.5F, 1.0F, 1.0F};
+    const Vec bounded = Vec::max(x, Vec::broadcast(kSmallest));
+    const Ints k = Ints::rounded(Vec::multiply(bounded, Vec::broadcast(1.44269504F)));
+    const Vec whole = Ints::to_floats(k);
+    Vec r = Vec::fused(whole, Vec::broadcast(-0.693359375F), bounded);
+    r = Vec::fused(whole, Vec::broadcast(2.12194440e-4F), r);
+    Vec sum = Vec::broadcast(kTerms[0]);
+    for (int i = 1; i < 8; ++i) sum = Vec::fused(sum, r, Vec::broadcast(kTerms[i]));
+    // In two factors, which are normal numbers where the result is none.
+    const Ints half = Ints::halved(k);
+    return Vec::multiply(Vec::multiply(sum, Vec::two_to(half)), Vec::two_to(Ints::subtract(k, half)));
 }
 
-// Channels of one tap that are widened at a time: all pixels of a tile then take a few KiB of the stack.
-constexpr int kWidened = 128;
+// Less the larger, so that nothing overflows: of two values, one then is e^0.
+void softmax_vector(const float* in, float* out) {
+    Vec a;
+    Vec b;
+    Vec::deinterleave(in, &a, &b);
+    const Vec largest = Vec::max(a, b);
+    a = exponential(Vec::subtract(a, largest));
+    b = exponential(Vec::subtract(b, largest));
+    const Vec sum = Vec::add(a, b);
+    Vec::interleave(Vec::divide(a, sum), Vec::divide(b, sum), out);
+}
 
-template <typename T>
-void widen(const T* const* inputs, int first, int count, std::int16_t (*widened)[kWidened]) {
-    for (int p = 0; p < kTilePixels; ++p) {
-        const T* input = inputs[p] + first;
-        for (int c = 0; c < count; ++c) widened[p][c] = input[c];
-        // The weights of a pair's missing half are zero, but this must still be a number.
-        if (count % 2 != 0) widened[p][count] = 0;
+void softmax_pairs(const float* in, float* out, std::size_t count) {
+    std::size_t i = 0;
+    for (; i + Vec::lanes <= count; i += Vec::lanes) softmax_vector(in + 2 * i, out + 2 * i);
+    if (i == count) return;
+    float rest[2 * Vec::lanes] = {};
+    __builtin_memcpy(rest, in + 2 * i, 2 * (count - i) * sizeof(float));
+    softmax_vector(rest, rest);
+    __builtin_memcpy(out + 2 * i, rest, 2 * (count - i) * sizeof(float));
+}
+
+// Requantization in registers: memory that bytes are written to may be anything, so nothing is read again.
+struct Requantizer {
+    explicit Requantizer(const Requantization& to)
+        : low(Vec::broadcast(to.low)),
+          high(Vec::broadcast(to.high)),
+          zero_point(Ints::broadcast(to.zero_point)) {}
+
+    template <typename T>
+    void store(Vec steps, T* out, int count) const {
+        const Vec clamped = Vec::min(Vec::max(steps, low), high);
+        const Ints values = Ints::add(Ints::rounded(clamped), zero_point);
+        auto* bytes = reinterpret_cast<std::uint8_t*>(out);
+        if (count >= Ints::lanes) return values.store_bytes(bytes);
+        if (count > 0) values.store_first_bytes(count, bytes);
     }
-}
 
-template <int kVectors>
-const std::int16_t* accumulate_pairs(const std::int16_t (*widened)[kWidened], int pairs,
-                                     const std::int16_t* weights, Ints (*sums)[kVectors]) {
-    for (int pair = 0; pair < pairs; ++pair) {
-        Ints::Pairs row[kVectors];
-        for (int v = 0; v < kVectors; ++v) row[v] = Ints::load_pairs(weights + 2 * v * Ints::lanes);
-        for (int p = 0; p < kTilePixels; ++p) {
-            std::int32_t value;
-            __builtin_memcpy(&value, &widened[p][2 * pair], sizeof(value));
-            for (int v = 0; v < kVectors; ++v) sums[p][v] = Ints::pair_dot(sums[p][v], value, row[v]);
+    template <typename T>
+    void store(Ints sums, Vec multipliers, T* out, int count) const {
+        store(Vec::multiply(Ints::to_floats(sums), multipliers), out, count);
+    }
+
+    Vec low;
+    Vec high;
+    Ints zero_point;
+};
+
+template <typename Dot, int kPixels, int kVectors>
+struct QuantizedConvTile {
+    Ints sums[kPixels][kVectors];
+    static constexpr int kRow = kTileChannels * Dot::depth * Dot::weight_bytes;  // of one group, in bytes
+    static constexpr int kVector = Ints::lanes * Dot::depth * Dot::weight_bytes;
+
+    template <int kGroup>
+    void add(const std::byte* weights, const typename Dot::Four* inputs) {
+        typename Dot::Weights row[kVectors];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) row[v] = Dot::load(weights + kGroup * kRow + v * kVector);
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            EDGEFACE_UNROLL
+            for (int v = 0; v < kVectors; ++v)
+                sums[p][v] = Dot::template dot<kGroup>(row[v], inputs[p], sums[p][v]);
         }
-        weights += 2 * kTileChannels;
     }
-    return weights;
-}
 
-template <typename T, int kVectors>
-void quantized_conv_block(const QuantizedConvTile<T>& tile, const std::int16_t* weights, int first,
-                          int channels) {
-    Ints sums[kTilePixels][kVectors];
+    void add_four(const std::byte* weights, const std::byte* input, std::ptrdiff_t step) {
+        typename Dot::Four inputs[kPixels];
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            inputs[p] = Dot::four(input + p * step);
+        }
+        add<0>(weights, inputs);
+        add<1>(weights, inputs);
+        add<2>(weights, inputs);
+        add<3>(weights, inputs);
+    }
+
+    void add_one(const std::byte* weights, const std::byte* input, std::ptrdiff_t step) {
+        typename Dot::Four inputs[kPixels];
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            inputs[p] = Dot::one(input + p * step);
+        }
+        add<0>(weights, inputs);
+    }
+};
+
+template <typename Dot, int kVectors, int kPixels, typename T>
+void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weights, int pixel, int first,
+                         int channels) {
+    using Tile = QuantizedConvTile<Dot, kPixels, kVectors>;
+    constexpr int kGroupBytes = Dot::depth * Dot::input_bytes;
+    Tile tile;
+    EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const Ints bias = Ints::load(tile.bias + first + v * Ints::lanes);
-        for (int p = 0; p < kTilePixels; ++p) sums[p][v] = bias;
-    }
-    std::int16_t widened[kTilePixels][kWidened];
-    for (int tap = 0; tap < tile.taps; ++tap) {
-        for (int c = 0; c < tile.channels; c += kWidened) {
-            const int count = tile.channels - c < kWidened ? tile.channels - c : kWidened;
-            widen(tile.inputs + tap * kTilePixels, c, count, widened);
-            weights = accumulate_pairs<kVectors>(widened, (count + 1) / 2, weights, sums);
+        const Ints bias = Ints::load(run.bias + first + v * Ints::lanes);
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            tile.sums[p][v] = bias;
         }
     }
-    for (int p = 0; p < tile.pixels; ++p) {
+    const int groups = (run.channels + Dot::depth - 1) / Dot::depth;
+    const std::ptrdiff_t step = run.input_step;
+    for (int tap = 0; tap < run.taps; ++tap) {
+        const std::byte* input = run.inputs[tap] + pixel * step;
+        int group = 0;
+        for (; group + kUnrolled <= groups; group += kUnrolled, weights += kUnrolled * Tile::kRow)
+            tile.add_four(weights, input + group * kGroupBytes, step);
+        for (; group < groups; ++group, weights += Tile::kRow)
+            tile.add_one(weights, input + group * kGroupBytes, step);
+    }
+    const Requantizer to(run.to);
+    const std::ptrdiff_t output_step = run.output_step;
+    T* output = run.output + pixel * output_step + first;
+    Vec multipliers[kVectors];
+    EDGEFACE_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+        multipliers[v] = Vec::load(run.multipliers + first + v * Vec::lanes);
+    }
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+        EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
             const int at = v * Ints::lanes;
-            const int left = channels - at < Ints::lanes ? channels - at : Ints::lanes;
-            if (left <= 0) break;
-            store_quantized(sums[p][v], tile.multipliers + first + at, tile.to,
-                            tile.output + p * tile.output_stride + first + at, left);
+            to.store(tile.sums[p][v], multipliers[v], output + at, channels - at);
+        }
+        output += output_step;
+    }
+}
+
+template <typename Dot, int kVectors, typename T>
+void quantized_conv_block(const QuantizedConvRun<T>& run, const std::byte* weights, int first, int channels) {
+    for_tiles(run.pixels, [&](auto pixels, int pixel) {
+        quantized_conv_tile<Dot, kVectors, decltype(pixels)::count>(run, weights, pixel, first, channels);
+    });
+}
+
+template <typename Dot, typename T>
+void quantized_conv(const QuantizedConvRun<T>& run) {
+    const std::byte* weights = run.weights;
+    const std::ptrdiff_t groups = (run.channels + Dot::depth - 1) / Dot::depth;
+    const std::ptrdiff_t block = run.taps * groups * kTileChannels * Dot::depth * Dot::weight_bytes;
+    for (int first = 0; first < run.output_channels; first += kTileChannels, weights += block) {
+        const int left = run.output_channels - first;
+        if (left > kTileChannels / 2) {
+            quantized_conv_block<Dot, kTileChannels / Ints::lanes>(run, weights, first, left);
+        } else {
+            quantized_conv_block<Dot, kTileChannels / Ints::lanes / 2>(run, weights, first, left);
         }
     }
 }
 
 template <typename T>
-void quantized_conv_tile(const QuantizedConvTile<T>& tile) {
-    const std::int16_t* weights = tile.weights;
-    const std::ptrdiff_t pairs = (tile.channels + 1) / 2;
-    for (int first = 0; first < tile.output_channels; first += kTileChannels) {
-        const int left = tile.output_channels - first;
-        if (left > kTileChannels / 2) {
-            quantized_conv_block<T, kTileChannels / Ints::lanes>(tile, weights, first, left);
-        } else {
-            quantized_conv_block<T, kTileChannels / Ints::lanes / 2>(tile, weights, first, left);
-        }
-        weights += tile.taps * pairs * 2 * kTileChannels;
+void widen(const T* values, std::byte* prepared, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int16_t value = values[i];
+        __builtin_memcpy(prepared + i * sizeof(value), &value, sizeof(value));
     }
 }
 
-template <typename T, int kTaps>
-void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
-    const Ints bias = Ints::load(row.bias + c);
+template <typename Dot, typename T>
+constexpr QuantizedConvKernels<T> conv_kernels(void (*prepare)(const T*, std::byte*, std::size_t)) {
+    return {{Dot::depth, Dot::input_bytes, Dot::weight_bytes, Dot::offset}, prepare, quantized_conv<Dot, T>};
+}
+
+template <int kTaps, typename T>
+void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
+    const Ints bias = Ints::load(run.bias + c);
     Ints::Factors weights[kTaps];
     const T* inputs[kTaps];
     for (int tap = 0; tap < kTaps; ++tap) {
-        weights[tap] = Ints::load_factors(row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c);
-        inputs[tap] = row.inputs[tap] + c;
+        weights[tap] = Ints::load_factors(run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c);
+        inputs[tap] = run.inputs[tap] + c;
     }
-    for (int p = 0; p < row.pixels; ++p) {
+    const Requantizer to(run.to);
+    const Vec multipliers = Vec::load(run.multipliers + c);
+    const std::ptrdiff_t input_step = run.input_step;
+    const std::ptrdiff_t output_step = run.output_step;
+    T* output = run.output + c;
+    for (int p = 0, pixels = run.pixels; p < pixels; ++p, output += output_step) {
         Ints sum = bias;
+        EDGEFACE_UNROLL
         for (int tap = 0; tap < kTaps; ++tap) {
             sum = Ints::multiply_add(sum, Ints::widen(inputs[tap]), weights[tap]);
-            inputs[tap] += row.steps[tap];
+            inputs[tap] += input_step;
         }
-        store_quantized(sum, row.multipliers + c, row.to, row.output + p * row.output_stride + c,
-                        Ints::lanes);
+        to.store(sum, multipliers, output, Ints::lanes);
     }
 }
 
 template <typename T>
-void quantized_depthwise_vector(const QuantizedDepthwiseRow<T>& row, int c) {
-    for (int p = 0; p < row.pixels; ++p) {
-        Ints sum = Ints::load(row.bias + c);
-        for (int tap = 0; tap < row.taps; ++tap) {
-            const std::int16_t* weights = row.weights + static_cast<std::ptrdiff_t>(tap) * row.channels + c;
-            const Ints values = Ints::widen(row.inputs[tap] + p * row.steps[tap] + c);
+void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
+    for (int p = 0; p < run.pixels; ++p) {
+        Ints sum = Ints::load(run.bias + c);
+        for (int tap = 0; tap < run.taps; ++tap) {
+            const std::int16_t* weights = run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c;
+            const Ints values = Ints::widen(run.inputs[tap] + p * run.input_step + c);
             sum = Ints::multiply_add(sum, values, Ints::load_factors(weights));
         }
-        store_quantized(sum, row.multipliers + c, row.to, row.output + p * row.output_stride + c,
-                        Ints::lanes);
+        Requantizer(run.to).store(sum, Vec::load(run.multipliers + c), run.output + p * run.output_step + c,
+                                  Ints::lanes);
     }
 }
 
 // The same arithmetic in the first lane.
 template <typename T>
-void quantized_depthwise_channel(const QuantizedDepthwiseRow<T>& row, int c) {
-    const float multipliers[Ints::lanes] = {row.multipliers[c]};
-    for (int p = 0; p < row.pixels; ++p) {
-        std::int32_t sums[Ints::lanes] = {row.bias[c]};
-        for (int tap = 0; tap < row.taps; ++tap) {
-            const std::int16_t weight = row.weights[static_cast<std::ptrdiff_t>(tap) * row.channels + c];
-            sums[0] += row.inputs[tap][p * row.steps[tap] + c] * weight;
+void quantized_depthwise_channel(const QuantizedDepthwiseRun<T>& run, int c) {
+    const float multipliers[Ints::lanes] = {run.multipliers[c]};
+    for (int p = 0; p < run.pixels; ++p) {
+        std::int32_t sums[Ints::lanes] = {run.bias[c]};
+        for (int tap = 0; tap < run.taps; ++tap) {
+            const std::int16_t weight = run.weights[static_cast<std::ptrdiff_t>(tap) * run.channels + c];
+            sums[0] += run.inputs[tap][p * run.input_step + c] * weight;
         }
-        store_quantized(Ints::load(sums), multipliers, row.to, row.output + p * row.output_stride + c, 1);
+        Requantizer(run.to).store(Ints::load(sums), Vec::load(multipliers),
+                                  run.output + p * run.output_step + c, 1);
     }
 }
 
 template <typename T>
-void quantized_depthwise_row(const QuantizedDepthwiseRow<T>& row) {
-    int c = 0;
-    for (; c + Ints::lanes <= row.channels; c += Ints::lanes) {
-        if (row.taps == 9) {
-            quantized_depthwise_vector<T, 9>(row, c);
+void quantized_depthwise_from(const QuantizedDepthwiseRun<T>& run, int c) {
+    for (; c + Ints::lanes <= run.channels; c += Ints::lanes) {
+        if (run.taps == 9) {
+            quantized_depthwise_vector<9>(run, c);
         } else {
-            quantized_depthwise_vector<T>(row, c);
+            quantized_depthwise_vector(run, c);
         }
     }
-    for (; c < row.channels; ++c) quantized_depthwise_channel(row, c);
+    for (; c < run.channels; ++c) quantized_depthwise_channel(run, c);
 }
 
-static_assert(kTilePixels <= kMaxTilePixels, "the steps' pointer arrays are smaller than the tile");
+template <typename T>
+void quantized_depthwise(const QuantizedDepthwiseRun<T>& run) {
+    quantized_depthwise_from(run, 0);
+}
+
+template <typename T>
+Vec rescaled(const T* from, int zero_point, float ratio) {
+    const Ints steps = Ints::add(Ints::widen(from), Ints::broadcast(-zero_point));
+    return Vec::multiply(Ints::to_floats(steps), Vec::broadcast(ratio));
+}
+
+template <typename T>
+void quantized_add(const QuantizedAddRun<T>& run) {
+    const Requantizer to(run.to);
+    std::size_t i = 0;
+    for (; i + Ints::lanes <= run.count; i += Ints::lanes) {
+        const Vec a = rescaled(run.a + i, run.zero_a, run.ratio_a);
+        const Vec b = rescaled(run.b + i, run.zero_b, run.ratio_b);
+        to.store(Vec::add(a, b), run.output + i, Ints::lanes);
+    }
+    if (i == run.count) return;
+    const std::size_t left = run.count - i;
+    T a[Ints::lanes] = {};
+    T b[Ints::lanes] = {};
+    __builtin_memcpy(a, run.a + i, left);
+    __builtin_memcpy(b, run.b + i, left);
+    const Vec sum = Vec::add(rescaled(a, run.zero_a, run.ratio_a), rescaled(b, run.zero_b, run.ratio_b));
+    to.store(sum, run.output + i, static_cast<int>(left));
+}
+
 static_assert(kTileChannels % (2 * Vec::lanes) == 0, "half a tile must be whole vectors");
-
 static_assert(Ints::lanes == Vec::lanes, "sums are converted vector by vector");
-
-const Kernels kKernels = {
-    kIsa,
-    kTilePixels,
-    kTileChannels,
-    conv_tile,
-    depthwise_row,
-    add,
-    clamp,
-    quantized_conv_tile<std::int8_t>,
-    quantized_conv_tile<std::uint8_t>,
-    quantized_depthwise_row<std::int8_t>,
-    quantized_depthwise_row<std::uint8_t>,
-};

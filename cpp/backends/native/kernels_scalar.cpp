@@ -8,8 +8,11 @@ namespace {
 // floats.
 typedef float Lanes __attribute__((vector_size(16)));
 
+struct Ints;
+
 struct Vec {
     static constexpr int lanes = 4;
+    using Four = const float*;
     Lanes v;
 
     static Vec load(const float* from) {
@@ -19,22 +22,39 @@ struct Vec {
     }
     static Vec broadcast(float x) { return {Lanes{x, x, x, x}}; }
     void store(float* to) const { __builtin_memcpy(to, &v, sizeof(v)); }
+    void store_first(int count, float* to) const {
+        __builtin_memcpy(to, &v, sizeof(float) * static_cast<std::size_t>(count));
+    }
+    static Four four(const float* from) { return from; }
+    template <int i>
+    static Vec fused(Vec row, Four four, Vec sum) {
+        return fused(row, broadcast(four[i]), sum);
+    }
     // Rounds twice, where hardware with a fused multiply-add rounds once.
     static Vec fused(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
     static Vec add(Vec a, Vec b) { return {a.v + b.v}; }
+    static Vec subtract(Vec a, Vec b) { return {a.v - b.v}; }
+    static Vec divide(Vec a, Vec b) { return {a.v / b.v}; }
     static Vec multiply(Vec a, Vec b) { return {a.v * b.v}; }
     static Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
     static Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+    static Vec two_to(Ints whole);
+    static void deinterleave(const float* in, Vec* a, Vec* b) {
+        a->v = Lanes{in[0], in[2], in[4], in[6]};
+        b->v = Lanes{in[1], in[3], in[5], in[7]};
+    }
+    static void interleave(Vec a, Vec b, float* out) {
+        for (int i = 0; i < lanes; ++i) {
+            out[2 * i] = a.v[i];
+            out[2 * i + 1] = b.v[i];
+        }
+    }
 };
 
 typedef std::int32_t IntLanes __attribute__((vector_size(16)));
 
 struct Ints {
     static constexpr int lanes = 4;
-    struct Pairs {
-        IntLanes first;
-        IntLanes second;
-    };
     IntLanes v;
 
     static Ints load(const std::int32_t* from) {
@@ -44,8 +64,13 @@ struct Ints {
     }
     static Ints broadcast(std::int32_t x) { return {IntLanes{x, x, x, x}}; }
     static Ints add(Ints a, Ints b) { return {a.v + b.v}; }
+    static Ints subtract(Ints a, Ints b) { return {a.v - b.v}; }
+    static Ints halved(Ints a) { return {a.v >> 1}; }
     void store_bytes(std::uint8_t* to) const {
         for (int i = 0; i < lanes; ++i) to[i] = static_cast<std::uint8_t>(v[i]);
+    }
+    void store_first_bytes(int count, std::uint8_t* to) const {
+        for (int i = 0; i < count; ++i) to[i] = static_cast<std::uint8_t>(v[i]);
     }
     static Ints widen(const std::int8_t* from) { return {IntLanes{from[0], from[1], from[2], from[3]}}; }
     static Ints widen(const std::uint8_t* from) { return {IntLanes{from[0], from[1], from[2], from[3]}}; }
@@ -54,14 +79,6 @@ struct Ints {
         return Factors{from[0], from[1], from[2], from[3]};
     }
     static Ints multiply_add(Ints sum, Ints values, Factors with) { return {sum.v + values.v * with}; }
-    static Pairs load_pairs(const std::int16_t* from) {
-        return {IntLanes{from[0], from[2], from[4], from[6]}, IntLanes{from[1], from[3], from[5], from[7]}};
-    }
-    static Ints pair_dot(Ints sum, std::int32_t pair, const Pairs& with) {
-        std::int16_t factors[2];
-        __builtin_memcpy(factors, &pair, sizeof(factors));
-        return {sum.v + with.first * factors[0] + with.second * factors[1]};
-    }
     static Vec to_floats(Ints a) {
         return {Lanes{static_cast<float>(a.v[0]), static_cast<float>(a.v[1]), static_cast<float>(a.v[2]),
                       static_cast<float>(a.v[3])}};
@@ -76,11 +93,58 @@ struct Ints {
     }
 };
 
-constexpr const char* kIsa = "scalar";
+Vec Vec::two_to(Ints whole) {
+    constexpr int kBias = 127;
+    constexpr int kMantissa = 23;
+    const IntLanes bits = (whole.v + kBias) << kMantissa;
+    Vec r;
+    __builtin_memcpy(&r.v, &bits, sizeof(r.v));
+    return r;
+}
+
+struct Pairs {
+    static constexpr int depth = 2;
+    static constexpr int input_bytes = 2;
+    static constexpr int weight_bytes = 2;
+    static constexpr int offset = 0;
+    struct Weights {
+        IntLanes first;
+        IntLanes second;
+    };
+    using Four = const std::byte*;
+
+    static Weights load(const std::byte* from) {
+        std::int16_t w[2 * Ints::lanes];
+        __builtin_memcpy(w, from, sizeof(w));
+        return {IntLanes{w[0], w[2], w[4], w[6]}, IntLanes{w[1], w[3], w[5], w[7]}};
+    }
+    static Four four(const std::byte* from) { return from; }
+    static Four one(const std::byte* from) { return from; }
+    template <int i>
+    static Ints dot(const Weights& row, Four four, Ints sum) {
+        std::int16_t pair[2];
+        __builtin_memcpy(pair, four + i * sizeof(pair), sizeof(pair));
+        return {sum.v + row.first * pair[0] + row.second * pair[1]};
+    }
+};
+
 constexpr int kTilePixels = 4;
 constexpr int kTileChannels = 8;
 
 #include "kernels_body.h"
+
+constexpr QuantizedConvKernels<std::int8_t> kInt8 = conv_kernels<Pairs, std::int8_t>(widen);
+constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Pairs, std::uint8_t>(widen);
+
+constexpr Kernels kKernels = {"scalar",
+                              kTileChannels,
+                              conv,
+                              depthwise,
+                              add,
+                              clamp,
+                              softmax_pairs,
+                              {kInt8, kInt8, quantized_depthwise, quantized_add},
+                              {kUint8, kUint8, quantized_depthwise, quantized_add}};
 
 }  // namespace
 

@@ -25,6 +25,8 @@ struct Place {
     int buffer = 0;
     std::size_t offset = 0;
     std::ptrdiff_t stride = 0;
+    std::ptrdiff_t pitch = 0;
+    int margin = 0;
     bool overwritten = false;  // by an operation that works in place
 };
 
@@ -32,12 +34,19 @@ struct Place {
 // which part of the joined image it is before its producer is looked at.
 class Placer {
   public:
-    explicit Placer(const Network& network)
+    Placer(const Network& network, const std::vector<Chain>& chains)
         : network_(network),
+          chains_(chains),
+          margins_(plan_margins(network)),
           places_(network.values().size()),
-          readers_(network.values().size()) {
+          readers_(network.values().size()),
+          internal_(network.values().size()) {
         for (const Operation& operation : network.operations()) {
             for (const int input : operation.inputs) ++readers_[index(input)];
+        }
+        for (const Chain& chain : chains) {
+            for (int i = chain.first; i < chain.last; ++i)
+                internal_[index(network.operations()[index(i)].output)] = true;
         }
         // An output is read by the caller, and stays until the next run.
         for (const auto& [name, value] : network.outputs()) {
@@ -45,8 +54,9 @@ class Placer {
             place_new(value);
         }
         const auto& operations = network.operations();
-        for (auto operation = operations.rbegin(); operation != operations.rend(); ++operation)
-            share(*operation);
+        for (auto operation = operations.rbegin(); operation != operations.rend(); ++operation) {
+            if (!internal_[index(operation->output)]) share(*operation);
+        }
         place_new(Network::kInput);
         measure_lifetimes();
     }
@@ -54,9 +64,14 @@ class Placer {
     MemoryPlan plan() {
         MemoryPlan plan;
         plan.size = pack();
-        for (const auto& place : places_) {
-            const std::size_t start = place ? buffers_[index(place->buffer)].offset : 0;
-            plan.values.push_back(place ? Location{start + place->offset, place->stride} : Location{});
+        for (std::size_t i = 0; i < places_.size(); ++i) {
+            const auto& place = places_[i];
+            if (!place) {
+                plan.values.push_back(alone(static_cast<int>(i)));
+                continue;
+            }
+            const std::size_t start = buffers_[index(place->buffer)].offset;
+            plan.values.push_back({start + place->offset, place->stride, place->pitch, place->margin});
         }
         return plan;
     }
@@ -68,18 +83,29 @@ class Placer {
         return network_.values()[index(a)].quantization == network_.values()[index(b)].quantization;
     }
 
+    Location alone(int value) const {
+        const std::ptrdiff_t channels = shape(value).channels;
+        const int margin = margins_[index(value)];
+        return {index(margin) * index(shape(value).channels), channels,
+                (shape(value).width + margin) * channels, margin};
+    }
+
     void place_new(int value) {
         if (places_[index(value)]) return;
-        places_[index(value)] = Place{static_cast<int>(buffers_.size()), 0, shape(value).channels, false};
-        buffers_.push_back({aligned(shape(value).values())});
+        const Location at = alone(value);
+        places_[index(value)] =
+            Place{static_cast<int>(buffers_.size()), at.offset, at.stride, at.pitch, at.margin, false};
+        buffers_.push_back(
+            {aligned(at.offset + index(shape(value).height) * static_cast<std::size_t>(at.pitch))});
     }
 
     // Does nothing where sharing is not possible: the value already lies elsewhere, is the network's input
-    // (which preprocessing writes as one dense image), or has readers who may come after it is overwritten.
-    // The step then copies.
+    // (which preprocessing writes as one dense image), has readers who may come after it is overwritten, or
+    // whose windows reach further than there is room. The step then copies.
     void try_place(int value, const Place& place) {
         if (value == Network::kInput || places_[index(value)]) return;
         if (place.overwritten && readers_[index(value)] > 1) return;
+        if (place.margin < margins_[index(value)]) return;
         places_[index(value)] = place;
     }
 
@@ -90,41 +116,49 @@ class Placer {
         if (const auto* concat = std::get_if<Concat>(&operation.op)) {
             share_concat(operation, concat->axis, output);
         } else if (std::holds_alternative<View>(operation.op)) {
-            const bool dense = output.stride == shape(operation.output).channels;
-            if (dense)
-                try_place(first, {output.buffer, output.offset, shape(first).channels, output.overwritten});
+            const bool dense = output.stride == shape(operation.output).channels &&
+                               output.pitch == shape(operation.output).width * output.stride;
+            const Shape& from = shape(first);
+            if (dense) {
+                try_place(first, {output.buffer, output.offset, from.channels,
+                                  std::ptrdiff_t{from.channels} * from.width, 0, output.overwritten});
+            }
         } else if (std::holds_alternative<Relu>(operation.op) ||
                    std::holds_alternative<Softmax>(operation.op)) {
             // In place: every value is read before it is written, so scales may differ.
-            try_place(first, {output.buffer, output.offset, output.stride, true});
+            Place same = output;
+            same.overwritten = true;
+            try_place(first, same);
         }
     }
 
     void share_concat(const Operation& operation, Axis axis, const Place& output) {
-        std::size_t offset = output.offset;
+        Place part = output;
         for (const int input : operation.inputs) {
-            if (same_scale(input, operation.output)) {
-                try_place(input, {output.buffer, offset, output.stride, output.overwritten});
-            }
-            const Shape& part = shape(input);
-            offset += axis == Axis::channels ? static_cast<std::size_t>(part.channels)
-                                             : part.pixels() * static_cast<std::size_t>(output.stride);
+            if (same_scale(input, operation.output)) try_place(input, part);
+            const Shape& joined = shape(input);
+            part.offset += axis == Axis::channels
+                               ? index(joined.channels)
+                               : index(joined.height) * static_cast<std::size_t>(output.pitch);
         }
     }
 
     void measure_lifetimes() {
-        const int end = static_cast<int>(network_.operations().size());
+        const int end = static_cast<int>(chains_.size());
         for (Buffer& buffer : buffers_) buffer.first = end;
         use(Network::kInput, -1);
-        for (int step = 0; step < end; ++step) {
-            const Operation& operation = network_.operations()[index(step)];
-            for (const int input : operation.inputs) use(input, step);
-            use(operation.output, step);
+        for (int time = 0; time < end; ++time) {
+            for (int i = chains_[index(time)].first; i <= chains_[index(time)].last; ++i) {
+                const Operation& operation = network_.operations()[index(i)];
+                for (const int input : operation.inputs) use(input, time);
+                use(operation.output, time);
+            }
         }
         for (const auto& [name, value] : network_.outputs()) use(value, end);
     }
 
     void use(int value, int step) {
+        if (internal_[index(value)]) return;
         Buffer& buffer = buffers_[index(places_[index(value)]->buffer)];
         buffer.first = std::min(buffer.first, step);
         buffer.last = std::max(buffer.last, step);
@@ -156,13 +190,31 @@ class Placer {
     }
 
     const Network& network_;
+    const std::vector<Chain>& chains_;
+    std::vector<int> margins_;
     std::vector<std::optional<Place>> places_;
     std::vector<int> readers_;
+    std::vector<bool> internal_;  // handed on within a chain
     std::vector<Buffer> buffers_;
 };
 
 }  // namespace
 
-MemoryPlan plan_memory(const Network& network) { return Placer(network).plan(); }
+std::vector<int> plan_margins(const Network& network) {
+    std::vector<int> margins(network.values().size());
+    for (const Operation& operation : network.operations()) {
+        const Window* window = window_of(operation);
+        if (window == nullptr) continue;
+        const std::size_t input = index(operation.inputs.front());
+        const std::int64_t reach = reach_beyond(*window, network.values()[input].shape,
+                                                network.values()[index(operation.output)].shape);
+        margins[input] = std::max(margins[input], static_cast<int>(reach));
+    }
+    return margins;
+}
+
+MemoryPlan plan_memory(const Network& network, const std::vector<Chain>& chains) {
+    return Placer(network, chains).plan();
+}
 
 }  // namespace edgeface::native

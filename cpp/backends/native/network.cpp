@@ -1,5 +1,6 @@
 #include "network.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -39,6 +40,12 @@ bool fits(std::int64_t output, int stride, int pad, int input) {
     return output >= 1 && (output - 1) * stride - pad < input;
 }
 
+// Rows are kept in memory together with what windows read beyond their ends.
+bool beyond_is_small(const Window& window, const Shape& input, const Shape& output) {
+    constexpr int kAlways = 64;
+    return reach_beyond(window, input, output) <= std::max(input.width, kAlways);
+}
+
 void check_window(const std::string& name, const Window& window, const Shape& input, const Shape& output) {
     require(window.kernel_height > 0 && window.kernel_width > 0 && window.stride_y > 0 &&
                 window.stride_x > 0 && window.dilation_y > 0 && window.dilation_x > 0 &&
@@ -52,6 +59,7 @@ void check_window(const std::string& name, const Window& window, const Shape& in
     require(fits(output.height, window.stride_y, window.pad_top, input.height) &&
                 fits(output.width, window.stride_x, window.pad_left, input.width),
             name, "the output reaches past the input");
+    require(beyond_is_small(window, input, output), name, "the window reaches too far beyond the image");
 }
 
 template <typename Conv>
@@ -99,6 +107,18 @@ bool stays_in_range(const QuantizedConv& conv) {
 }
 
 }  // namespace
+
+std::int64_t reach_beyond(const Window& window, const Shape& input, const Shape& output) {
+    const std::int64_t start = std::int64_t{output.width - 1} * window.stride_x - window.pad_left;
+    const std::int64_t last = start + std::int64_t{window.kernel_width - 1} * window.dilation_x;
+    return std::max({std::int64_t{0}, std::int64_t{window.pad_left}, last - (input.width - 1)});
+}
+
+const Window* window_of(const Operation& operation) {
+    if (const auto* conv = std::get_if<Conv>(&operation.op)) return &conv->window;
+    if (const auto* conv = std::get_if<QuantizedConv>(&operation.op)) return &conv->window;
+    return nullptr;
+}
 
 Network::Network(Shape input, DataType type, Quantization quantization)
     : type_(type) {
@@ -190,6 +210,11 @@ void Network::output(const std::string& name, int number) {
     value(number);
     require(number != kInput, name, "the input cannot be an output");
     outputs_.emplace_back(name, number);
+}
+
+void Network::copy_output(std::size_t number) {
+    auto& [name, output] = outputs_[number];
+    output = concat(name, {output}, Axis::channels, value(output).quantization);
 }
 
 }  // namespace edgeface::native

@@ -47,6 +47,9 @@ struct Window {
     int taps() const { return kernel_height * kernel_width; }
 };
 
+// Pixels that windows read beyond the ends of a row, at the end where they are more.
+std::int64_t reach_beyond(const Window& window, const Shape& input, const Shape& output);
+
 // An 11 x 11 kernel, the largest that published backbones have; the steps keep their pointers on the stack.
 constexpr int kMaxTaps = 121;
 
@@ -98,6 +101,9 @@ struct Operation {
     int output = 0;
 };
 
+// Of a convolution; null for other operations.
+const Window* window_of(const Operation& operation);
+
 struct Value {
     Shape shape;
     Quantization quantization;
@@ -117,6 +123,8 @@ class Network {
     int rows(const std::string& name, int data, int columns);
     int softmax(const std::string& name, int data, Quantization output);
     void output(const std::string& name, int value);
+    // An output of the same name and values, which nothing else reads.
+    void copy_output(std::size_t number);
 
     static constexpr int kInput = 0;
     DataType type() const { return type_; }

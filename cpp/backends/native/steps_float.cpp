@@ -6,8 +6,8 @@
 namespace edgeface::native {
 namespace {
 
-// Blocks of tile_channels output channels, each as the tile kernel reads it: bias, then a row of weights for
-// every tap and input channel; channels that do not exist are zero.
+// Blocks of tile_channels output channels, each as the kernel reads it: bias, then a row of weights for every
+// tap and input channel; channels that do not exist are zero.
 std::vector<float> pack_conv(const Conv& conv, int group, int in_channels, int out_channels,
                              int tile_channels) {
     const int taps = conv.window.taps();
@@ -32,156 +32,167 @@ std::vector<float> pack_conv(const Conv& conv, int group, int in_channels, int o
     return packed;
 }
 
-class ConvStep : public TiledStep<float> {
+class ConvStep : public WindowStep<float> {
   public:
     ConvStep(const Conv& conv, const Kernels& kernels, const Image& input, const Image& output)
-        : TiledStep(conv.window, conv.groups, kernels.tile_pixels, input, output),
-          kernels_(kernels),
-          clamp_(conv.clamp) {
-        for (int group = 0; group < groups(); ++group) {
-            packed_.push_back(pack_conv(conv, group, in_channels(), out_channels(), kernels.tile_channels));
+        : WindowStep(conv.window, input),
+          kernel_(kernels.conv),
+          clamp_(conv.clamp),
+          folds_(folds(conv.window, conv.groups, input)),
+          in_channels_(input.shape.channels / conv.groups),
+          out_channels_(output.shape.channels / conv.groups) {
+        for (int group = 0; group < conv.groups; ++group)
+            packed_.push_back(pack_conv(conv, group, in_channels_, out_channels_, kernels.tile_channels));
+    }
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        if (is_pointwise()) {
+            for_each_run({&output, &input}, rows, [&](int y, int pixels) {
+                const float* first = row<const float>(input, y);
+                run_groups(&first, 1, input, output, y, pixels);
+            });
+            return;
+        }
+        const int columns = folds_ ? 1 : window().kernel_width;
+        for (int y = rows.begin; y < rows.end; ++y) {
+            const float* taps[kMaxTaps];
+            for (int i = 0; i < window().kernel_height * columns; ++i)
+                taps[i] = tap_row(input, y, i / columns) + i % columns * column_step(input);
+            run_groups(taps, window().kernel_height * columns, input, output, y, output.shape.width);
         }
     }
 
   private:
-    void run_tile(int group, const float* const* inputs, int first, int count) const override {
-        ConvTile tile{};
-        tile.inputs = inputs;
-        tile.taps = taps();
-        tile.channels = in_channels();
-        tile.weights = packed_[size_of(group)].data();
-        tile.output = TiledStep::output(group, first);
-        tile.pixels = count;
-        tile.output_channels = out_channels();
-        tile.output_stride = output_stride();
-        tile.low = clamp_.low;
-        tile.high = clamp_.high;
-        kernels_.conv_tile(tile);
+    void run_groups(const float** taps, int count, const Image& input, const Image& output, int y,
+                    int pixels) const {
+        float* out = row<float>(output, y);
+        for (const std::vector<float>& packed : packed_) {
+            kernel_({taps, count, folds_ ? in_channels_ * window().kernel_width : in_channels_,
+                     input_step(input), packed.data(), out, pixels, out_channels_, output.stride, clamp_.low,
+                     clamp_.high});
+            for (int i = 0; i < count; ++i) taps[i] += in_channels_;
+            out += out_channels_;
+        }
     }
 
-    const Kernels& kernels_;
+    void (*kernel_)(const ConvRun&);
     Clamp clamp_;
+    bool folds_;
+    int in_channels_;  // of a group
+    int out_channels_;
     std::vector<std::vector<float>> packed_;  // by group
 };
 
-class DepthwiseStep : public RowStep<float> {
+class DepthwiseStep : public WindowStep<float> {
   public:
-    DepthwiseStep(const Conv& conv, const Kernels& kernels, const Image& input, const Image& output)
-        : RowStep(conv.window, input, output),
-          kernels_(kernels),
+    DepthwiseStep(const Conv& conv, const Kernels& kernels, const Image& input)
+        : WindowStep(conv.window, input),
+          kernel_(kernels.depthwise),
           clamp_(conv.clamp),
           weights_(conv.bias) {
-        for (int tap = 0; tap < taps(); ++tap) {
-            for (int c = 0; c < channels(); ++c) weights_.push_back(conv.weight[size_of(c * taps() + tap)]);
+        for (int tap = 0; tap < window().taps(); ++tap) {
+            for (int c = 0; c < channels(); ++c)
+                weights_.push_back(conv.weight[size_of(c * window().taps() + tap)]);
+        }
+    }
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        const int columns = window().kernel_width;
+        for (int y = rows.begin; y < rows.end; ++y) {
+            const float* taps[kMaxTaps];
+            for (int i = 0; i < window().taps(); ++i)
+                taps[i] = tap_row(input, y, i / columns) + i % columns * column_step(input);
+            kernel_({taps, window().taps(), input_step(input), columns == 3 ? column_step(input) : 0,
+                     weights_.data(), row<float>(output, y), output.shape.width, channels(), output.stride,
+                     clamp_.low, clamp_.high});
         }
     }
 
   private:
-    void run_pixels(const Taps<float>& at, int count, float* output) const override {
-        kernels_.depthwise_row({at.inputs, at.steps, taps(), count, channels(), weights_.data(), output,
-                                output_stride(), clamp_.low, clamp_.high});
-    }
-
-    const Kernels& kernels_;
+    void (*kernel_)(const DepthwiseRun&);
     Clamp clamp_;
     std::vector<float> weights_;
 };
 
-class AddStep : public PixelStep {
+class AddStep : public Step {
   public:
-    AddStep(const Add& add, const Kernels& kernels, const Image& a, const Image& b, const Image& output)
-        : PixelStep(output),
-          kernels_(kernels),
-          clamp_(add.clamp),
-          a_(a),
-          b_(b) {}
+    AddStep(const Add& add, const Kernels& kernels)
+        : kernel_(kernels.add),
+          clamp_(add.clamp) {}
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& a = *inputs[0];
+        const Image& b = *inputs[1];
+        for_each_stretch({&output, &a, &b}, rows, [&](int y, int x, int count) {
+            kernel_(pixel<const float>(a, y, x), pixel<const float>(b, y, x), pixel<float>(output, y, x),
+                    size_of(count), clamp_.low, clamp_.high);
+        });
+    }
 
   private:
-    void run_pixels(int begin, int end) const override {
-        const std::size_t channels = size_of(output().shape.channels);
-        if (a_.is_dense() && b_.is_dense() && output().is_dense())
-            return add(begin, size_of(end - begin) * channels);
-        for (int p = begin; p < end; ++p) add(p, channels);
-    }
-
-    void add(int p, std::size_t count) const {
-        kernels_.add(pixel<const float>(a_, p), pixel<const float>(b_, p), pixel<float>(output(), p), count,
-                     clamp_.low, clamp_.high);
-    }
-
-    const Kernels& kernels_;
+    void (*kernel_)(const float*, const float*, float*, std::size_t, float, float);
     Clamp clamp_;
-    Image a_;
-    Image b_;
 };
 
-class ReluStep : public PixelStep {
+class ReluStep : public Step {
   public:
-    ReluStep(const Kernels& kernels, const Image& input, const Image& output)
-        : PixelStep(output),
-          kernels_(kernels),
-          input_(input) {}
+    explicit ReluStep(const Kernels& kernels)
+        : kernel_(kernels.clamp) {}
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            kernel_(pixel<const float>(input, y, x), pixel<float>(output, y, x), size_of(count), 0,
+                    std::numeric_limits<float>::infinity());
+        });
+    }
 
   private:
-    void run_pixels(int begin, int end) const override {
-        const std::size_t channels = size_of(output().shape.channels);
-        if (input_.is_dense() && output().is_dense()) return relu(begin, size_of(end - begin) * channels);
-        for (int p = begin; p < end; ++p) relu(p, channels);
-    }
-
-    void relu(int p, std::size_t count) const {
-        kernels_.clamp(pixel<const float>(input_, p), pixel<float>(output(), p), count, 0,
-                       std::numeric_limits<float>::infinity());
-    }
-
-    const Kernels& kernels_;
-    Image input_;
+    void (*kernel_)(const float*, float*, std::size_t, float, float);
 };
 
-class SoftmaxStep : public PixelStep {
+// Less the largest, so that no exp() overflows.
+void softmax(const float* in, float* out, int channels) {
+    const float largest = *std::max_element(in, in + channels);
+    float sum = 0;
+    for (int c = 0; c < channels; ++c) sum += out[c] = std::exp(in[c] - largest);
+    for (int c = 0; c < channels; ++c) out[c] /= sum;
+}
+
+class SoftmaxStep : public Step {
   public:
-    SoftmaxStep(const Image& input, const Image& output)
-        : PixelStep(output),
-          input_(input) {}
+    explicit SoftmaxStep(const Kernels& kernels)
+        : pairs_(kernels.softmax_pairs) {}
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        const int channels = output.shape.channels;
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            const float* in = pixel<const float>(input, y, x);
+            float* out = pixel<float>(output, y, x);
+            if (channels == 2) return pairs_(in, out, size_of(count / 2));
+            for (int i = 0; i < count; i += channels) softmax(in + i, out + i, channels);
+        });
+    }
 
   private:
-    void run_pixels(int begin, int end) const override {
-        const int channels = output().shape.channels;
-        for (int p = begin; p < end; ++p)
-            softmax(pixel<const float>(input_, p), pixel<float>(output(), p), channels);
-    }
-
-    // Less the largest, so that no exp() overflows.
-    static void softmax(const float* in, float* out, int channels) {
-        const float largest = *std::max_element(in, in + channels);
-        float sum = 0;
-        for (int c = 0; c < channels; ++c) sum += out[c] = std::exp(in[c] - largest);
-        for (int c = 0; c < channels; ++c) out[c] /= sum;
-    }
-
-    Image input_;
+    void (*pairs_)(const float*, float*, std::size_t);
 };
 
-class CopyStep : public PixelStep {
+class CopyStep : public Step {
   public:
-    CopyStep(const Image& input, const Image& output)
-        : PixelStep(output),
-          input_(input) {}
-
-  private:
-    void run_pixels(int begin, int end) const override {
-        const int in_channels = input_.shape.channels;
-        const int out_channels = output().shape.channels;
-        int value = begin * out_channels;
-        for (int p = begin; p < end; ++p) {
-            for (int c = 0; c < out_channels; ++c, ++value) {
-                pixel<float>(output(), p)[c] =
-                    pixel<const float>(input_, value / in_channels)[value % in_channels];
-            }
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        if (!(input.shape == output.shape)) {
+            return for_each_value<float>(input, output, rows,
+                                         [](const float* from, float* to) { *to = *from; });
         }
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            std::copy_n(pixel<const float>(input, y, x), count, pixel<float>(output, y, x));
+        });
     }
-
-    Image input_;
 };
 
 }  // namespace
@@ -189,26 +200,19 @@ class CopyStep : public PixelStep {
 std::unique_ptr<Step> make_conv(const Conv& conv, const Kernels& kernels, const Image& input,
                                 const Image& output) {
     if (is_depthwise(conv.groups, input, output)) {
-        return std::make_unique<DepthwiseStep>(conv, kernels, input, output);
+        return std::make_unique<DepthwiseStep>(conv, kernels, input);
     }
     return std::make_unique<ConvStep>(conv, kernels, input, output);
 }
 
-std::unique_ptr<Step> make_add(const Add& add, const Kernels& kernels, const Image& a, const Image& b,
-                               const Image& output) {
-    return std::make_unique<AddStep>(add, kernels, a, b, output);
+std::unique_ptr<Step> make_add(const Add& add, const Kernels& kernels) {
+    return std::make_unique<AddStep>(add, kernels);
 }
 
-std::unique_ptr<Step> make_relu(const Kernels& kernels, const Image& input, const Image& output) {
-    return std::make_unique<ReluStep>(kernels, input, output);
-}
+std::unique_ptr<Step> make_relu(const Kernels& kernels) { return std::make_unique<ReluStep>(kernels); }
 
-std::unique_ptr<Step> make_softmax(const Image& input, const Image& output) {
-    return std::make_unique<SoftmaxStep>(input, output);
-}
+std::unique_ptr<Step> make_softmax(const Kernels& kernels) { return std::make_unique<SoftmaxStep>(kernels); }
 
-std::unique_ptr<Step> make_copy(const Image& input, const Image& output) {
-    return std::make_unique<CopyStep>(input, output);
-}
+std::unique_ptr<Step> make_copy() { return std::make_unique<CopyStep>(); }
 
 }  // namespace edgeface::native

@@ -2,6 +2,8 @@
 // fixed order, so that it gives the same values on every CPU as the kernels do.
 #include <array>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 
 #include "steps.h"
@@ -47,15 +49,13 @@ constexpr Clamp kEverything{-std::numeric_limits<float>::infinity(), std::numeri
 constexpr Clamp kPositive{0, std::numeric_limits<float>::infinity()};
 
 template <typename T>
-const auto& conv_kernel(const Kernels& kernels) {
-    if constexpr (std::is_same_v<T, std::int8_t>) return kernels.conv_tile_int8;
-    if constexpr (std::is_same_v<T, std::uint8_t>) return kernels.conv_tile_uint8;
+const QuantizedKernels<T>& kernels_for(const Kernels& kernels) {
+    if constexpr (std::is_same_v<T, std::int8_t>) return kernels.int8;
+    if constexpr (std::is_same_v<T, std::uint8_t>) return kernels.uint8;
 }
 
-template <typename T>
-const auto& depthwise_kernel(const Kernels& kernels) {
-    if constexpr (std::is_same_v<T, std::int8_t>) return kernels.depthwise_row_int8;
-    if constexpr (std::is_same_v<T, std::uint8_t>) return kernels.depthwise_row_uint8;
+bool is_narrow(const std::vector<std::int16_t>& weights) {
+    return std::all_of(weights.begin(), weights.end(), [](int weight) { return std::abs(weight) <= 127; });
 }
 
 // sum of (x - z) * w = sum of x * w - z * sum of w: the input's zero point, folded into the bias.
@@ -70,101 +70,194 @@ float multiplier(const QuantizedConv& conv, std::size_t channel, const Image& in
     return input.quantization.scale * conv.weight_scale[channel] / output.quantization.scale;
 }
 
-// One group as the tile kernel reads it; channels that do not exist are zero.
+// One group as the kernel reads it; channels that do not exist are zero.
 struct Packed {
-    std::vector<std::int16_t> weights;
+    std::vector<std::byte> weights;
     std::vector<std::int32_t> bias;
     std::vector<float> multipliers;
 };
 
-Packed pack_conv(const QuantizedConv& conv, int group, int tile_channels, const Image& input,
-                 const Image& output) {
-    const int in_channels = input.shape.channels / conv.groups;
-    const int out_channels = output.shape.channels / conv.groups;
-    const int taps = conv.window.taps();
-    const int pairs = ceil_divide(in_channels, 2);
-    const std::size_t padded = size_of(ceil_divide(out_channels, tile_channels) * tile_channels);
-    Packed packed;
-    packed.bias.resize(padded);
-    packed.multipliers.resize(padded);
-    packed.weights.resize(padded * size_of(taps * pairs * 2));
-    for (int o = 0; o < out_channels; ++o) {
-        const std::size_t channel = size_of(group * out_channels + o);
-        packed.bias[size_of(o)] = folded_bias(conv, channel, input.quantization.zero_point);
-        packed.multipliers[size_of(o)] = multiplier(conv, channel, input, output);
-        for (int c = 0; c < in_channels; ++c) {
-            for (int tap = 0; tap < taps; ++tap) {
-                const int row = (o / tile_channels * taps + tap) * pairs + c / 2;
-                const int at = (row * tile_channels + o % tile_channels) * 2 + c % 2;
-                packed.weights[size_of(at)] =
-                    conv.weight[(channel * size_of(in_channels) + size_of(c)) * size_of(taps) + size_of(tap)];
-            }
-        }
+// `channels` are those of one tap as the kernel sees it, of `taps` such taps.
+struct Packing {
+    QuantizedLayout layout;
+    int tile_channels;
+    int taps;
+    int channels;
+};
+
+void pack_weight(const Packing& packing, int output, int tap, int channel, std::int16_t weight,
+                 std::vector<std::byte>& packed) {
+    const int depth = packing.layout.depth;
+    const int groups = ceil_divide(packing.channels, depth);
+    const int block = output / packing.tile_channels * packing.taps * groups;
+    const int group = (block + tap * groups + channel / depth) * packing.tile_channels;
+    const int at = (group + output % packing.tile_channels) * depth + channel % depth;
+    const auto narrow = static_cast<std::int8_t>(weight);
+    if (packing.layout.weight_bytes == 1) {
+        std::memcpy(&packed[size_of(at)], &narrow, sizeof(narrow));
+    } else {
+        std::memcpy(&packed[size_of(at) * sizeof(weight)], &weight, sizeof(weight));
     }
-    return packed;
 }
 
 template <typename T>
-class ConvStep : public TiledStep<T> {
+class ConvStep : public WindowStep<T> {
   public:
     ConvStep(const QuantizedConv& conv, const Kernels& kernels, const Image& input, const Image& output)
-        : TiledStep<T>(conv.window, conv.groups, kernels.tile_pixels, input, output),
-          kernel_(conv_kernel<T>(kernels)),
-          to_(requantization<T>(conv.clamp, output.quantization)) {
-        for (int group = 0; group < this->groups(); ++group) {
-            packed_.push_back(pack_conv(conv, group, kernels.tile_channels, input, output));
+        : WindowStep<T>(conv.window, input),
+          kernels_(is_narrow(conv.weight) ? kernels_for<T>(kernels).narrow : kernels_for<T>(kernels).wide),
+          to_(requantization<T>(conv.clamp, output.quantization)),
+          columns_(folds(conv.window, conv.groups, input) ? 1 : conv.window.kernel_width),
+          channels_(input.shape.channels / conv.groups * conv.window.kernel_width / columns_),
+          in_channels_(input.shape.channels / conv.groups),
+          out_channels_(output.shape.channels / conv.groups),
+          row_(row_length(input, output)) {
+        for (int group = 0; group < conv.groups; ++group)
+            packed_.push_back(pack(conv, group, kernels.tile_channels, input, output));
+    }
+
+    std::size_t scratch() const override {
+        if (kernels_.prepare == nullptr) return 0;
+        return size_of(this->window().kernel_height) * prepared_row();
+    }
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte* scratch) const override {
+        const Image& input = *inputs[0];
+        if (!this->is_pointwise()) {
+            for (int y = rows.begin; y < rows.end; ++y) run_row(input, output, y, scratch);
+            return;
         }
+        for_each_run({&output, &input}, rows, [&](int y, int pixels) {
+            for (int x = 0; x < pixels; x += kChunk) {
+                const int count = std::min(kChunk, pixels - x);
+                const std::byte* first = prepared(pixel<const T>(input, y, x),
+                                                  (count - 1) * input.stride + input.shape.channels, scratch);
+                run_groups(&first, 1, input, output, pixel<T>(output, y, x), count);
+            }
+        });
     }
 
   private:
-    void run_tile(int group, const T* const* inputs, int first, int count) const override {
-        const Packed& packed = packed_[size_of(group)];
-        QuantizedConvTile<T> tile{};
-        tile.inputs = inputs;
-        tile.taps = this->taps();
-        tile.channels = this->in_channels();
-        tile.weights = packed.weights.data();
-        tile.bias = packed.bias.data();
-        tile.multipliers = packed.multipliers.data();
-        tile.to = to_;
-        tile.output = this->output(group, first);
-        tile.pixels = count;
-        tile.output_channels = this->out_channels();
-        tile.output_stride = this->output_stride();
-        kernel_(tile);
+    // Pixels that a pointwise convolution prepares at a time: whole tiles of every ISA.
+    static constexpr int kChunk = 96;
+
+    Packed pack(const QuantizedConv& conv, int group, int tile_channels, const Image& input,
+                const Image& output) const {
+        const int taps = conv.window.taps() * in_channels_ / channels_;
+        const Packing packing{kernels_.layout, tile_channels, taps, channels_};
+        const std::size_t padded = size_of(ceil_divide(out_channels_, tile_channels) * tile_channels);
+        Packed packed;
+        packed.bias.resize(padded);
+        packed.multipliers.resize(padded);
+        const int depth = packing.layout.depth;
+        packed.weights.resize(padded * size_of(taps * ceil_divide(channels_, depth) * depth) *
+                              size_of(packing.layout.weight_bytes));
+        for (int o = 0; o < out_channels_; ++o) {
+            const std::size_t channel = size_of(group * out_channels_ + o);
+            packed.bias[size_of(o)] =
+                folded_bias(conv, channel, input.quantization.zero_point + packing.layout.offset);
+            packed.multipliers[size_of(o)] = multiplier(conv, channel, input, output);
+            for (int tap = 0; tap < conv.window.taps(); ++tap) {
+                for (int c = 0; c < in_channels_; ++c) {
+                    const std::size_t at =
+                        (channel * size_of(in_channels_) + size_of(c)) * size_of(conv.window.taps()) +
+                        size_of(tap);
+                    const int value = tap * in_channels_ + c;
+                    pack_weight(packing, o, value / channels_, value % channels_, conv.weight[at],
+                                packed.weights);
+                }
+            }
+        }
+        return packed;
     }
 
-    void (*kernel_)(const QuantizedConvTile<T>&);
+    // Values that one row of the window's taps reads for all pixels of a row, or of a chunk.
+    std::ptrdiff_t row_length(const Image& input, const Image& output) const {
+        const Window& window = this->window();
+        const int pixels = this->is_pointwise() ? kChunk : output.shape.width;
+        const int reach = (pixels - 1) * window.stride_x + (window.kernel_width - 1) * window.dilation_x;
+        return reach * input.stride + input.shape.channels;
+    }
+
+    std::size_t prepared_row() const { return size_of(row_ * kernels_.layout.input_bytes) + this->kSlack; }
+
+    const std::byte* prepared(const T* values, std::ptrdiff_t count, std::byte* scratch) const {
+        if (kernels_.prepare == nullptr) return reinterpret_cast<const std::byte*>(values);
+        kernels_.prepare(values, scratch, size_of(count));
+        return scratch;
+    }
+
+    void run_row(const Image& input, const Image& output, int y, std::byte* scratch) const {
+        const std::byte* taps[kMaxTaps];
+        const std::ptrdiff_t step = this->column_step(input) * kernels_.layout.input_bytes;
+        int count = 0;
+        for (int ky = 0; ky < this->window().kernel_height; ++ky) {
+            const std::byte* first =
+                prepared(this->tap_row(input, y, ky), row_, scratch + size_of(ky) * prepared_row());
+            for (int kx = 0; kx < columns_; ++kx) taps[count++] = first + kx * step;
+        }
+        run_groups(taps, count, input, output, row<T>(output, y), output.shape.width);
+    }
+
+    void run_groups(const std::byte** taps, int count, const Image& input, const Image& output, T* out,
+                    int pixels) const {
+        for (const Packed& packed : packed_) {
+            kernels_.conv({taps, count, channels_, this->input_step(input) * kernels_.layout.input_bytes,
+                           packed.weights.data(), packed.bias.data(), packed.multipliers.data(), to_, out,
+                           pixels, out_channels_, output.stride});
+            for (int i = 0; i < count; ++i) taps[i] += in_channels_ * kernels_.layout.input_bytes;
+            out += out_channels_;
+        }
+    }
+
+    QuantizedConvKernels<T> kernels_;
     Requantization to_;
+    int columns_;   // taps of one row of the window, as the kernel sees them
+    int channels_;  // of one such tap
+    int in_channels_;
+    int out_channels_;  // of a group, both
+    std::ptrdiff_t row_;
     std::vector<Packed> packed_;  // by group
 };
 
 template <typename T>
-class DepthwiseStep : public RowStep<T> {
+class DepthwiseStep : public WindowStep<T> {
   public:
     DepthwiseStep(const QuantizedConv& conv, const Kernels& kernels, const Image& input, const Image& output)
-        : RowStep<T>(conv.window, input, output),
-          kernel_(depthwise_kernel<T>(kernels)),
-          to_(requantization<T>(conv.clamp, output.quantization)) {
-        const int channels = this->channels();
-        for (int tap = 0; tap < this->taps(); ++tap) {
-            for (int c = 0; c < channels; ++c)
-                weights_.push_back(conv.weight[size_of(c * this->taps() + tap)]);
+        : WindowStep<T>(conv.window, input),
+          kernel_(kernels_for<T>(kernels).depthwise),
+          to_(requantization<T>(conv.clamp, output.quantization)),
+          narrow_(is_narrow(conv.weight)) {
+        const int taps = conv.window.taps();
+        for (int tap = 0; tap < taps; ++tap) {
+            for (int c = 0; c < this->channels(); ++c)
+                weights_.push_back(conv.weight[size_of(c * taps + tap)]);
         }
-        for (int c = 0; c < channels; ++c) {
+        for (int c = 0; c < this->channels(); ++c) {
             bias_.push_back(folded_bias(conv, size_of(c), input.quantization.zero_point));
             multipliers_.push_back(multiplier(conv, size_of(c), input, output));
         }
     }
 
-  private:
-    void run_pixels(const Taps<T>& at, int count, T* output) const override {
-        kernel_({at.inputs, at.steps, this->taps(), count, this->channels(), weights_.data(), bias_.data(),
-                 multipliers_.data(), to_, output, this->output_stride()});
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        const Window& window = this->window();
+        for (int y = rows.begin; y < rows.end; ++y) {
+            const T* taps[kMaxTaps];
+            for (int i = 0; i < window.taps(); ++i) {
+                taps[i] = this->tap_row(input, y, i / window.kernel_width) +
+                          i % window.kernel_width * this->column_step(input);
+            }
+            kernel_({taps, window.taps(), this->input_step(input), weights_.data(), narrow_, bias_.data(),
+                     multipliers_.data(), to_, row<T>(output, y), output.shape.width, this->channels(),
+                     output.stride});
+        }
     }
 
-    void (*kernel_)(const QuantizedDepthwiseRow<T>&);
+  private:
+    void (*kernel_)(const QuantizedDepthwiseRun<T>&);
     Requantization to_;
+    bool narrow_;
     std::vector<std::int16_t> weights_;
     std::vector<std::int32_t> bias_;
     std::vector<float> multipliers_;
@@ -172,71 +265,64 @@ class DepthwiseStep : public RowStep<T> {
 
 // steps = fl(fl((a - za) * fl(sa / so)) + fl((b - zb) * fl(sb / so)))
 template <typename T>
-class AddStep : public PixelStep {
+class AddStep : public Step {
   public:
-    AddStep(const Add& add, const Image& a, const Image& b, const Image& output)
-        : PixelStep(output),
-          a_(a),
-          b_(b),
+    AddStep(const Add& add, const Kernels& kernels, const Image& a, const Image& b, const Image& output)
+        : kernel_(kernels_for<T>(kernels).add),
+          zero_a_(a.quantization.zero_point),
+          zero_b_(b.quantization.zero_point),
           ratio_a_(a.quantization.scale / output.quantization.scale),
           ratio_b_(b.quantization.scale / output.quantization.scale),
           to_(requantization<T>(add.clamp, output.quantization)) {}
 
-  private:
-    void run_pixels(int begin, int end) const override {
-        const int zero_a = a_.quantization.zero_point;
-        const int zero_b = b_.quantization.zero_point;
-        for (int p = begin; p < end; ++p) {
-            const T* a = pixel<const T>(a_, p);
-            const T* b = pixel<const T>(b_, p);
-            T* out = pixel<T>(output(), p);
-            for (int c = 0; c < output().shape.channels; ++c) {
-                const float scaled_a = static_cast<float>(a[c] - zero_a) * ratio_a_;
-                const float scaled_b = static_cast<float>(b[c] - zero_b) * ratio_b_;
-                out[c] = stored<T>(scaled_a + scaled_b, to_);
-            }
-        }
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& a = *inputs[0];
+        const Image& b = *inputs[1];
+        for_each_stretch({&output, &a, &b}, rows, [&](int y, int x, int count) {
+            kernel_({pixel<const T>(a, y, x), pixel<const T>(b, y, x), pixel<T>(output, y, x), size_of(count),
+                     zero_a_, zero_b_, ratio_a_, ratio_b_, to_});
+        });
     }
 
-    Image a_;
-    Image b_;
+  private:
+    void (*kernel_)(const QuantizedAddRun<T>&);
+    int zero_a_;
+    int zero_b_;
     float ratio_a_;
     float ratio_b_;
     Requantization to_;
 };
 
-// From one scale to another, value by value: steps = fl((x - z) * fl(s / so)), or x itself where nothing
-// changes.
+// From one scale to another, value by value: steps = fl((x - z) * fl(s / so)). Where shapes agree, as the sum
+// of the value and nothing.
 template <typename T>
-class MapStep : public PixelStep {
+class MapStep : public Step {
   public:
-    MapStep(const Clamp& clamp, const Image& input, const Image& output)
-        : PixelStep(output),
-          input_(input) {
-        const float ratio = input.quantization.scale / output.quantization.scale;
-        const Requantization to = requantization<T>(clamp, output.quantization);
-        for (int i = 0; i < 256; ++i) {
-            const T value = static_cast<T>(i);
-            const float steps = static_cast<float>(value - input.quantization.zero_point) * ratio;
-            table_[static_cast<std::uint8_t>(value)] = stored<T>(steps, to);
+    MapStep(const Clamp& clamp, const Kernels& kernels, const Image& input, const Image& output)
+        : kernel_(kernels_for<T>(kernels).add),
+          zero_point_(input.quantization.zero_point),
+          ratio_(input.quantization.scale / output.quantization.scale),
+          to_(requantization<T>(clamp, output.quantization)) {}
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        if (!(input.shape == output.shape)) {
+            return for_each_value<T>(input, output, rows, [&](const T* from, T* to) {
+                *to = stored<T>(static_cast<float>(*from - zero_point_) * ratio_, to_);
+            });
         }
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            const T* values = pixel<const T>(input, y, x);
+            kernel_({values, values, pixel<T>(output, y, x), size_of(count), zero_point_, zero_point_, ratio_,
+                     0, to_});
+        });
     }
 
   private:
-    void run_pixels(int begin, int end) const override {
-        const int in_channels = input_.shape.channels;
-        const int out_channels = output().shape.channels;
-        int value = begin * out_channels;
-        for (int p = begin; p < end; ++p) {
-            for (int c = 0; c < out_channels; ++c, ++value) {
-                const T stored = pixel<const T>(input_, value / in_channels)[value % in_channels];
-                pixel<T>(output(), p)[c] = table_[static_cast<std::uint8_t>(stored)];
-            }
-        }
-    }
-
-    Image input_;
-    std::array<T, 256> table_{};
+    void (*kernel_)(const QuantizedAddRun<T>&);
+    int zero_point_;
+    float ratio_;
+    Requantization to_;
 };
 
 // e^x for x <= 0 in plain double arithmetic: a library's exp may differ in the last bit from machine to
@@ -254,39 +340,57 @@ double exponential(double x) {
 // exp() of the difference to the largest, which is one of 256 values, from a table of floats; their sum in
 // order; steps = fl(fl(e / sum) / scale).
 template <typename T>
-class SoftmaxStep : public PixelStep {
+class SoftmaxStep : public Step {
   public:
     SoftmaxStep(const Image& input, const Image& output)
-        : PixelStep(output),
-          input_(input),
+        : scale_(output.quantization.scale),
           to_(requantization<T>(kEverything, output.quantization)) {
         for (std::size_t i = 0; i < exponentials_.size(); ++i) {
             const double below = static_cast<double>(i) * static_cast<double>(input.quantization.scale);
             // Less than any float: the same as nothing.
             exponentials_[i] = below < 100 ? static_cast<float>(exponential(-below)) : 0;
         }
+        for (int difference = -255; difference <= 255; ++difference) {
+            const T pair[2] = {static_cast<T>(std::max(difference, 0) + kLowest),
+                               static_cast<T>(std::max(-difference, 0) + kLowest)};
+            softmax(pair, pairs_[size_of(difference + 255)].data(), 2);
+        }
+    }
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        const int channels = output.shape.channels;
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            const T* in = pixel<const T>(input, y, x);
+            T* out = pixel<T>(output, y, x);
+            for (int i = 0; i < count; i += channels) {
+                if (channels == 2) {
+                    std::copy_n(pairs_[size_of(in[i] - in[i + 1] + 255)].data(), 2, out + i);
+                } else {
+                    softmax(in + i, out + i, channels);
+                }
+            }
+        });
     }
 
   private:
-    void run_pixels(int begin, int end) const override {
-        for (int p = begin; p < end; ++p) softmax(pixel<const T>(input_, p), pixel<T>(output(), p));
-    }
+    static constexpr int kLowest = std::numeric_limits<T>::min();
 
-    void softmax(const T* in, T* out) const {
-        const int channels = output().shape.channels;
+    void softmax(const T* in, T* out, int channels) const {
         const int largest = *std::max_element(in, in + channels);
         float sum = 0;
         for (int c = 0; c < channels; ++c) sum += exponentials_[size_of(largest - in[c])];
         for (int c = 0; c < channels; ++c) {
             const float share = exponentials_[size_of(largest - in[c])] / sum;
             // `out` may be `in`, whose other values are read again: what is written belongs to the past only.
-            out[c] = stored<T>(share / output().quantization.scale, to_);
+            out[c] = stored<T>(share / scale_, to_);
         }
     }
 
-    Image input_;
+    float scale_;
     Requantization to_;
     std::array<float, 256> exponentials_{};
+    std::array<std::array<T, 2>, 511> pairs_{};  // by the difference of two channels
 };
 
 }  // namespace
@@ -301,14 +405,14 @@ std::unique_ptr<Step> make_quantized_conv(const QuantizedConv& conv, const Kerne
 }
 
 template <typename T>
-std::unique_ptr<Step> make_quantized_add(const Add& add, const Image& a, const Image& b,
-                                         const Image& output) {
-    return std::make_unique<AddStep<T>>(add, a, b, output);
+std::unique_ptr<Step> make_quantized_add(const Add& add, const Kernels& kernels, const Image& a,
+                                         const Image& b, const Image& output) {
+    return std::make_unique<AddStep<T>>(add, kernels, a, b, output);
 }
 
 template <typename T>
-std::unique_ptr<Step> make_quantized_relu(const Image& input, const Image& output) {
-    return std::make_unique<MapStep<T>>(kPositive, input, output);
+std::unique_ptr<Step> make_quantized_relu(const Kernels& kernels, const Image& input, const Image& output) {
+    return std::make_unique<MapStep<T>>(kPositive, kernels, input, output);
 }
 
 template <typename T>
@@ -317,18 +421,18 @@ std::unique_ptr<Step> make_quantized_softmax(const Image& input, const Image& ou
 }
 
 template <typename T>
-std::unique_ptr<Step> make_quantized_copy(const Image& input, const Image& output) {
-    return std::make_unique<MapStep<T>>(kEverything, input, output);
+std::unique_ptr<Step> make_quantized_copy(const Kernels& kernels, const Image& input, const Image& output) {
+    return std::make_unique<MapStep<T>>(kEverything, kernels, input, output);
 }
 
-#define EDGEFACE_INSTANTIATE(T)                                                                  \
-    template std::unique_ptr<Step> make_quantized_conv<T>(const QuantizedConv&, const Kernels&,  \
-                                                          const Image&, const Image&);           \
-    template std::unique_ptr<Step> make_quantized_add<T>(const Add&, const Image&, const Image&, \
-                                                         const Image&);                          \
-    template std::unique_ptr<Step> make_quantized_relu<T>(const Image&, const Image&);           \
-    template std::unique_ptr<Step> make_quantized_softmax<T>(const Image&, const Image&);        \
-    template std::unique_ptr<Step> make_quantized_copy<T>(const Image&, const Image&);
+#define EDGEFACE_INSTANTIATE(T)                                                                        \
+    template std::unique_ptr<Step> make_quantized_conv<T>(const QuantizedConv&, const Kernels&,        \
+                                                          const Image&, const Image&);                 \
+    template std::unique_ptr<Step> make_quantized_add<T>(const Add&, const Kernels&, const Image&,     \
+                                                         const Image&, const Image&);                  \
+    template std::unique_ptr<Step> make_quantized_relu<T>(const Kernels&, const Image&, const Image&); \
+    template std::unique_ptr<Step> make_quantized_softmax<T>(const Image&, const Image&);              \
+    template std::unique_ptr<Step> make_quantized_copy<T>(const Kernels&, const Image&, const Image&);
 
 EDGEFACE_INSTANTIATE(std::int8_t)
 EDGEFACE_INSTANTIATE(std::uint8_t)

@@ -42,6 +42,40 @@ def open_graph(graph: Graph, num_threads: int) -> _core.Engine:
         raise BackendError("it needs more memory than there is") from None
 
 
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of the engine; steps of one chain run together, a few rows at a time.
+
+    `rows` of its output, of `row_bytes` each, are in memory at a time, on every thread.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int, int]  # height, width, channels
+    chain: int
+    rows: int
+    row_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the whole output."""
+        return self.shape[0] * self.row_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole output is in memory at a time, and so goes there and back."""
+        return self.rows == self.shape[0]
+
+
+def plan(graph: Graph, num_threads: int) -> tuple[PlannedStep, ...]:
+    """What the engine would do for a graph, in order."""
+    steps = open_graph(graph, num_threads).steps
+    return tuple(
+        PlannedStep(step.name, step.kind, step.shape, step.chain, step.rows, step.row_bytes)
+        for step in steps
+    )
+
+
 def lower(graph: Graph) -> _core.Network:
     """The engine's form of a graph; BackendError names the first node that it has no operation for."""
     source = graph.tensors[graph.input]

@@ -13,7 +13,9 @@ from .tables import print_rows, print_table, size_text, squeezed
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from ..backends.native import PlannedStep
 
 
 def add_parser(commands: Any) -> None:
@@ -21,6 +23,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .tmfile, .onnx, .pth or .pt")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--layers", action="store_true", help="list every layer too")
+    parser.add_argument(
+        "--plan",
+        type=int,
+        nargs="?",
+        const=1,
+        metavar="THREADS",
+        help="show how the native engine runs it (on one thread): what runs together, and which "
+        "values go to memory and back",
+    )
     add_spec_and_size(parser)
     parser.add_argument(
         "--write-spec",
@@ -37,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         if given:
             raise ValueError("--write-spec describes the file as it is; it takes no other option")
         return _write_spec(arguments.model, arguments.write_spec)
-    found = summary.summarise(arguments.model, **given)
+    found = summary.summarise(arguments.model, plan_threads=arguments.plan, **given)
     if arguments.json:
         print(json.dumps(_values(found, with_layers=arguments.layers)))
         return 0
@@ -47,6 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.layers:
         print()
         print_table(_layer_rows(found), align="<<<>")
+    if found.plan is not None:
+        print()
+        print_table(_plan_rows(found.plan), align=">><<>>")
+        print(_plan_total(found.plan))
     return 0
 
 
@@ -66,6 +81,8 @@ def _values(found: summary.Summary, *, with_layers: bool) -> dict[str, Any]:
     values["priors"] = sum(level.priors for level in found.levels)
     if not with_layers:
         del values["layers"]
+    if found.plan is None:
+        del values["plan"]
     return values
 
 
@@ -133,3 +150,18 @@ def _layer_rows(found: summary.Summary) -> Iterator[tuple[str, ...]]:
     yield "kind", "name", "output", "multiply-adds"
     for layer in found.layers:
         yield layer.kind, layer.name, "x".join(map(str, layer.shape)), f"{layer.multiply_adds:,}"
+
+
+def _plan_rows(steps: Iterable[PlannedStep]) -> Iterator[tuple[str, ...]]:
+    yield "chain", "step", "kind", "output", "rows held", "bytes held"
+    for step in steps:
+        rows = "all" if step.is_whole else str(step.rows)
+        shape = "x".join(map(str, step.shape))
+        yield str(step.chain), step.name, step.kind, shape, rows, f"{step.rows * step.row_bytes:,}"
+
+
+def _plan_total(steps: Iterable[PlannedStep]) -> str:
+    steps = list(steps)
+    whole = sum(step.bytes for step in steps if step.is_whole)
+    every = sum(step.bytes for step in steps)
+    return f"written to memory in a frame: {whole:,} bytes; without chains {every:,}"

@@ -1,0 +1,54 @@
+#include "chains.h"
+
+#include <unistd.h>
+
+namespace edgeface::native {
+namespace {
+
+std::vector<int> count_readers(const Network& network) {
+    std::vector<int> readers(network.values().size());
+    for (const Operation& operation : network.operations()) {
+        for (const int input : operation.inputs) ++readers[static_cast<std::size_t>(input)];
+    }
+    for (const auto& [name, value] : network.outputs()) ++readers[static_cast<std::size_t>(value)];
+    return readers;
+}
+
+}  // namespace
+
+CacheSizes cache_sizes() {
+    // Boards whose C library does not tell have a Cortex-A53 or something larger.
+    constexpr std::size_t kSmallest = 256 * 1024;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const long known = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (known > 0) return {static_cast<std::size_t>(known)};
+#endif
+    return {kSmallest};
+}
+
+std::vector<Chain> plan_chains(const Network& network, const CacheSizes& caches, int threads) {
+    const std::vector<int> readers = count_readers(network);
+    const std::size_t bytes = network.type() == DataType::float32 ? sizeof(float) : 1;
+    // Alone, no row is computed twice.
+    const std::size_t large = threads == 1 ? caches.level2 / 8 : caches.level2;
+    const auto continues = [&](const Operation& operation, const Operation& next) {
+        const auto made = static_cast<std::size_t>(operation.output);
+        const Window* window = window_of(next);
+        if (window_of(operation) == nullptr || window == nullptr) return false;
+        if (next.inputs.front() != operation.output || readers[made] != 1) return false;
+        return window->taps() == 1 || network.values()[made].shape.values() * bytes > large;
+    };
+    const std::vector<Operation>& operations = network.operations();
+    std::vector<Chain> chains;
+    for (std::size_t i = 0; i < operations.size(); ++i) {
+        const int number = static_cast<int>(i);
+        if (i > 0 && continues(operations[i - 1], operations[i])) {
+            chains.back().last = number;
+        } else {
+            chains.push_back({number, number});
+        }
+    }
+    return chains;
+}
+
+}  // namespace edgeface::native

@@ -1,0 +1,109 @@
+// 512-bit vectors: AVX-512F, and BW for 16-bit integers. For the kernel files that include it, inside their
+// namespace.
+
+struct Ints;
+
+struct Vec {
+    static constexpr int lanes = 16;
+    using Four = const float*;
+    __m512 v;
+
+    static Vec load(const float* from) { return {_mm512_loadu_ps(from)}; }
+    static Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
+    void store(float* to) const { _mm512_storeu_ps(to, v); }
+    void store_first(int count, float* to) const {
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), v);
+    }
+    static Four four(const float* from) { return from; }
+    template <int i>
+    static Vec fused(Vec row, Four four, Vec sum) {
+        return {_mm512_fmadd_ps(row.v, _mm512_set1_ps(four[i]), sum.v)};
+    }
+    static Vec fused(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+    static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+    static Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+    static Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+    static Vec divide(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+    static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+    static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+    static Vec two_to(Ints whole);
+    static void deinterleave(const float* in, Vec* a, Vec* b) {
+        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        const __m512 first = _mm512_loadu_ps(in);
+        const __m512 second = _mm512_loadu_ps(in + lanes);
+        a->v = _mm512_permutex2var_ps(first, even, second);
+        b->v = _mm512_permutex2var_ps(first, odd, second);
+    }
+    static void interleave(Vec a, Vec b, float* out) {
+        const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+        _mm512_storeu_ps(out, _mm512_permutex2var_ps(a.v, low, b.v));
+        _mm512_storeu_ps(out + lanes, _mm512_permutex2var_ps(a.v, high, b.v));
+    }
+};
+
+struct Ints {
+    static constexpr int lanes = 16;
+    __m512i v;
+
+    static Ints load(const std::int32_t* from) { return {_mm512_loadu_si512(from)}; }
+    static Ints broadcast(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+    static Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+    static Ints subtract(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+    static Ints halved(Ints a) { return {_mm512_srai_epi32(a.v, 1)}; }
+    void store_bytes(std::uint8_t* to) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v));
+    }
+    void store_first_bytes(int count, std::uint8_t* to) const {
+        _mm512_mask_cvtepi32_storeu_epi8(to, static_cast<__mmask16>((1U << count) - 1), v);
+    }
+    static Ints widen(const std::int8_t* from) {
+        return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    static Ints widen(const std::uint8_t* from) {
+        return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
+    }
+    // As in kernels_avx2.cpp: 0 in the upper halves.
+    using Factors = __m512i;
+    static Factors load_factors(const std::int16_t* from) {
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static Ints multiply_add(Ints sum, Ints values, Factors with) {
+        return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(values.v, with))};
+    }
+    static Vec to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+    static Ints rounded(Vec a) {
+        return {_mm512_cvt_roundps_epi32(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    }
+};
+
+Vec Vec::two_to(Ints whole) {
+    constexpr int kBias = 127;
+    constexpr int kMantissa = 23;
+    const __m512i exponent = _mm512_add_epi32(whole.v, _mm512_set1_epi32(kBias));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, kMantissa))};
+}
+
+struct Pairs {
+    static constexpr int depth = 2;
+    static constexpr int input_bytes = 2;
+    static constexpr int weight_bytes = 2;
+    static constexpr int offset = 0;
+    using Weights = __m512i;
+    using Four = const std::byte*;
+
+    static Weights load(const std::byte* from) { return _mm512_loadu_si512(from); }
+    static Four four(const std::byte* from) { return from; }
+    static Four one(const std::byte* from) { return from; }
+    template <int i>
+    static Ints dot(Weights row, Four four, Ints sum) {
+        std::int32_t pair;
+        __builtin_memcpy(&pair, four + i * sizeof(pair), sizeof(pair));
+        return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(_mm512_set1_epi32(pair), row))};
+    }
+};
+
+// 24 of the 32 registers hold sums.
+constexpr int kTilePixels = 12;
+constexpr int kTileChannels = 32;
