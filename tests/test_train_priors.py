@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -248,9 +250,13 @@ def reference_loss(heads, targets, ratio):
 
 def test_the_multibox_loss_is_that_of_the_definition():
     heads, targets = made_up()
-    found = multibox_loss(heads, targets, negatives=3)
-    # The loss is computed in float32 of 50 or so terms of about 3.
-    assert_allclose([float(x) for x in found], reference_loss(heads, targets, 3), rtol=1e-5)
+    for ratio in (3, 1e6):
+        found = multibox_loss(heads, targets, negatives=ratio)
+        # The loss is computed in float32 of 100 or so terms of about 3.
+        wanted = reference_loss(heads, targets, ratio)
+        assert_allclose([float(x) for x in found], wanted, rtol=1e-5)
+    everything = multibox_loss(heads, targets, negatives=math.inf)
+    assert float(everything.scores) == float(found.scores)
 
 
 def test_the_hardest_negatives_are_three_for_each_positive():

@@ -165,6 +165,7 @@ def test_bundled_runs_load_and_come_back_from_plain_values(name):
     [
         ("seed=3", lambda c: c.seed == 3),
         ("learning_rate=1", lambda c: c.learning_rate == 1.0),
+        ("negatives=inf", lambda c: c.negatives == float("inf")),
         ("name=other", lambda c: c.name == "other"),
         ("landmarks=True", lambda c: c.landmarks is True),
         ("distillation.boxes=0", lambda c: c.distillation.boxes == 0),
@@ -455,6 +456,8 @@ def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
         "tiny.tmfile",
         "tiny.json",
     }
+    assert main(["train", "run", "tiny", "--data", str(data), "-o", str(output)]) == 2
+    assert "checkpoint.pt: exists; --resume goes on from it" in capsys.readouterr().err
     target = tmp_path / "net.onnx"
     photo = str(data / "0.png")
     arguments = ["train", "export", str(output / "checkpoint.pt"), str(target), "--images", photo]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,9 @@ def _add_run(commands: Any) -> None:
         "--teacher", type=Path, metavar="FILE", help="a released Ultra-Light .pth to learn from"
     )
     parser.add_argument(
+        "--start", type=Path, metavar="FILE", help="weights to begin with: a checkpoint or .pth"
+    )
+    parser.add_argument(
         "--hours", type=float, metavar="H", help="end after so much work instead of RUN's epochs"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
@@ -104,12 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..train import config as configs
     from ..train import judge, log, loop, pictures, weights
 
+    _check_output(arguments.output / loop.CHECKPOINT, resume=arguments.resume)
     config = configs.load(arguments.config)
     for change in arguments.set:
         config = configs.override(config, change)
     torch.set_num_threads(arguments.num_threads or default_num_threads())
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
+    start = None if arguments.start is None else weights.open_network(arguments.start)
     console = Console()
     console.start_bars()
     samples = _samples(arguments.data, arguments.limit)
@@ -126,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output,
         device=device,
         teacher=teacher,
+        start=start,
         hours=arguments.hours,
         resume=arguments.resume,
     )
@@ -133,6 +140,14 @@ def run(arguments: argparse.Namespace) -> int:
         reports = log.record(reports, arguments.output)
     _watch(reports)
     return _finish(config, held_out, arguments.output, console)
+
+
+def _check_output(path: Path, *, resume: bool) -> None:
+    """Days of work lie there."""
+    if path.exists() and not resume:
+        raise FileExistsError(errno.EEXIST, "exists; --resume goes on from it", str(path))
+    if resume and not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "nothing to resume from", str(path))
 
 
 def _torch() -> Any:

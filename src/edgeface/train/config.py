@@ -56,7 +56,7 @@ class Config:
     clip: float = 10.0  # the gradient's norm
 
     iou_threshold: float = 0.35
-    negatives: float = 3.0  # for each positive
+    negatives: float = 3.0  # for each positive, the hardest; inf: all
     box_weight: float = 1.0
     landmark_weight: float = 0.2
     distillation: Distillation = Distillation()
@@ -152,11 +152,9 @@ def _parsed(old: object, text: str, key: str) -> Any:
     if isinstance(old, str):
         return text
     try:
-        value = ast.literal_eval(text)
+        value = float(text) if isinstance(old, float) else ast.literal_eval(text)
     except (ValueError, SyntaxError):
         raise ValueError(f"config: {key}={text}: expected {type(old).__name__}") from None
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
     if type(value) is not type(old):
         raise ValueError(f"config: {key}={text}: expected {type(old).__name__}")
     return value

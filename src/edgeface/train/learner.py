@@ -29,12 +29,22 @@ class Step(NamedTuple):
 class Learner:
     """Everything that a step changes."""
 
-    def __init__(self, config: Config, device: torch.device, teacher: nn.Module | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        *,
+        teacher: nn.Module | None = None,
+        start: nn.Module | None = None,
+    ) -> None:
         self.config = config
         self.device = device
         torch.manual_seed(config.seed)  # of the weights alone: batches have their own generator
         network = make_network(config.network, landmarks=config.landmarks)
-        # Twice as fast as PyTorch's own order on the CPUs and GPUs it was tried on.
+        if start is not None:
+            _load(network, start, config)
+        # About twice as fast as PyTorch's own order: 320x240 on two AVX-512 cores, 6.7 to 16.6 images a
+        # second of CPU time in float32, 17 to 32 in bfloat16.
         self.network = network.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = _optimizer(config, self.network)
@@ -104,6 +114,14 @@ class Learner:
         self.average.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps = state["steps"]
+
+
+def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
+    wanted, found = network.state_dict(), start.state_dict()
+    if wanted.keys() != found.keys():
+        kind = f"{config.network} {'with' if config.landmarks else 'without'} landmarks"
+        raise ValueError(f"the weights to begin with are of another network than {kind}")
+    network.load_state_dict(found)
 
 
 def _compiled(network: nn.Module, config: Config) -> Any:

@@ -38,6 +38,7 @@ def train(
     *,
     device: torch.device,
     teacher: nn.Module | None = None,
+    start: nn.Module | None = None,
     hours: float | None = None,
     resume: bool = False,
 ) -> Iterator[Report]:
@@ -50,6 +51,7 @@ def train(
         output: A folder, for the checkpoint and log.csv.
         device: Where the network is.
         teacher: Whom it follows, if anyone.
+        start: Whose weights it begins with, instead of random ones.
         hours: The run is over after so much work, whatever the config's epochs: the learning rate follows.
         resume: Goes on from output/checkpoint.pt as if it had not stopped.
 
@@ -57,7 +59,7 @@ def train(
         DataError: The loss is not finite; it names the images.
         ValueError: The checkpoint to resume from is of another run.
     """
-    learner = Learner(config, device, teacher)
+    learner = Learner(config, device, teacher=teacher, start=start)
     progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
     spec = spec_of(config, learner.network)
     order = Order(samples, config)

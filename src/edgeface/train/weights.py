@@ -46,12 +46,21 @@ def open_teacher(path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         ModelError: It is something else.
     """
-    path = Path(path)
-    arrays = torch_weights.read(path.read_bytes())
-    try:
-        teacher = network_of({key: torch.tensor(value) for key, value in arrays.items()})
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-    if "landm.3.weight" in arrays:
+    teacher = open_network(path)
+    if "landm.3.weight" in teacher.state_dict():
         raise ModelError(f"{path}: with landmarks; the released ones have other priors and colours")
     return teacher.requires_grad_(False)
+
+
+def open_network(path: str | os.PathLike[str]) -> nn.Module:
+    """The network in a .pth or in a checkpoint of a run, in evaluation mode.
+
+    Raises:
+        ModelError: It is none known here, or the file is damaged.
+    """
+    path = Path(path)
+    try:
+        arrays = torch_weights.read(path.read_bytes())
+        return network_of({key: torch.tensor(value) for key, value in arrays.items()})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
