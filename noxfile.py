@@ -1,4 +1,4 @@
-"""Tasks: `nox -s tests`, `nox -s lint`, `nox -s sanitize`, `nox -s wheel`. Each makes its own environment."""
+"""Tasks: `nox -s tests`, `nox -s train`, `nox -s lint`, `nox -s sanitize`, `nox -s wheel`. Each makes its own environment."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def tests(session: nox.Session) -> None:
     install_group(session, "test")
     session.install(".")
     session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """The tests of training, which need PyTorch."""
+    install_group(session, "test")
+    install_group(session, "train")
+    session.install(".")
+    session.run(
+        "pytest", *session.posargs, *map(str, sorted(Path("tests").glob("test_train_*.py")))
+    )
 
 
 @nox.session
