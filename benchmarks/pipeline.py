@@ -20,9 +20,9 @@ import machine
 import numpy as np
 import onnxruntime
 from tqdm import tqdm
-from wider import iou
 
 from edgeface import FaceDetector, Timings
+from edgeface.evaluation.precision import iou
 from edgeface.formats import onnx
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ SAME_FACE_IOU = 0.9
 WARM_UP_ROUNDS = 20
 COLUMNS = (*Timings._fields, "detect")
 SEED = "plain Python, file as it is"
+CLEAN_SEED = "plain Python, clean network"
 
 
 class Pipeline(Protocol):
@@ -192,20 +193,24 @@ def arguments() -> argparse.Namespace:
 
 
 def open_pipelines(model: Path) -> list[Pipeline]:
+    plain = plain_pipelines(model)
+    ours: list[Pipeline] = [Edgeface(model, "native"), Edgeface(model, "onnxruntime")]
+    return [*ours, *(open_one() for open_one in plain.values())]
+
+
+def plain_pipelines(model: Path) -> dict[str, Callable[[], PlainPython]]:
+    """What people start from, by name, each opened when it is called."""
     data = model.read_bytes()
     imported = onnx.load(data)
-    if imported.decoding is None:
+    decoding = imported.decoding
+    if decoding is None:
         raise SystemExit(f"{model} does not decode its boxes; expected a released version-*.onnx")
-    return [
-        Edgeface(model, "native"),
-        Edgeface(model, "onnxruntime"),
-        PlainPython(SEED, data, lambda boxes: boxes),
-        PlainPython(
-            "plain Python, clean network",
-            onnx.write(imported.graph),
-            OffsetsDecoder(imported.decoding),
+    return {
+        SEED: lambda: PlainPython(SEED, data, lambda boxes: boxes),
+        CLEAN_SEED: lambda: PlainPython(
+            CLEAN_SEED, onnx.write(imported.graph), OffsetsDecoder(decoding)
         ),
-    ]
+    }
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

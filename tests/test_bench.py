@@ -48,7 +48,9 @@ def test_agreement_names_the_backends_that_differ():
     frame = np.zeros((2, 2, 3), np.uint8)
     same = bench.agreement([Scripted("a", [face]), Scripted("b", [face])], frame)
     assert same == bench.Agreement(faces=1, difference=None)
-    found = bench.agreement([Scripted("a", [face]), Scripted("b", [face]), Scripted("c", [])], frame)
+    found = bench.agreement(
+        [Scripted("a", [face]), Scripted("b", [face]), Scripted("c", [])], frame
+    )
     assert found.faces == 1
     assert found.difference.startswith("a and c differ: the second lacks the face at 10.0, 10.0")
 

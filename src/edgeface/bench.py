@@ -1,4 +1,4 @@
-"""How long a detect takes, on one backend or on several in turn."""
+"""How long a detect takes, on one backend or on several in turn, and how hot the machine is meanwhile."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import model
+from .backends import supporting
 from .cpu import default_num_threads
 from .detector import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,7 +39,33 @@ class Statistics:
 
     median: float
     p95: float
+    p99: float
     min: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of several detectors on one frame."""
+
+    faces: int  # that the first finds
+    difference: str | None  # which backends differ and how, for people
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a machine is like at one moment; empty or None for what it does not tell."""
+
+    temperatures: Mapping[str, float]  # degrees Celsius in every thermal zone
+    megahertz: tuple[int, ...]  # of every CPU, where it can change
+    governors: tuple[str, ...]  # of every CPU
+    load: float | None  # the average of the last minute
+
+
+def able_backends(path: Path) -> tuple[list[str], dict[str, str]]:
+    """The backends that run a model file, and why each other one does not."""
+    supports = supporting(model.read_graph(path)[1])
+    refused = {s.backend: s.refusal for s in supports if s.refusal is not None}
+    return [s.backend for s in supports if s.refusal is None], refused
 
 
 def random_frame(width: int, height: int) -> NDArray[np.uint8]:
@@ -72,11 +100,20 @@ def _timed(detector: FaceDetector, frame: NDArray[np.uint8]) -> tuple[float, ...
 
 
 def _statistics(rows: NDArray[np.float64]) -> dict[str, Statistics]:
-    median, p95, least = np.median(rows, 0), np.percentile(rows, 95, 0), rows.min(0)
-    return {
-        stage: Statistics(float(median[i]), float(p95[i]), float(least[i]))
-        for i, stage in enumerate(STAGES)
-    }
+    # A column is a stage, as the rows' order is Statistics' own.
+    values = np.stack([*np.percentile(rows, (50, 95, 99), axis=0), rows.min(0)])
+    return {stage: Statistics(*values[:, i].tolist()) for i, stage in enumerate(STAGES)}
+
+
+def agreement(detectors: Sequence[FaceDetector], frame: NDArray[np.uint8]) -> Agreement:
+    """Whether all find the faces of the first, and how many those are."""
+    first, *others = [(detector, detector.detect(frame)) for detector in detectors]
+    for detector, faces in others:
+        differs = difference(first[1], faces, detector.spec.score_threshold)
+        if differs is not None:
+            names = f"{first[0].backend} and {detector.backend}"
+            return Agreement(len(first[1]), f"{names} differ: {differs}")
+    return Agreement(len(first[1]), None)
 
 
 def difference(one: Faces, other: Faces, score_threshold: float) -> str | None:
@@ -101,6 +138,45 @@ def iou(one: Face, other: Face) -> float:
     shared = max(0.0, width) * max(0.0, height)
     both = one.width * one.height + other.width * other.height - shared
     return shared / both if both > 0 else 0.0
+
+
+# --- The machine -----------------------------------------------------------------------------------
+
+
+def conditions(system: Path = Path("/sys")) -> Conditions:
+    """Now, as far as Linux tells it."""
+    zones = sorted((system / "class" / "thermal").glob("thermal_zone*"))
+    cpus = sorted((system / "devices" / "system" / "cpu").glob("cpu[0-9]*"), key=_cpu_number)
+    frequencies = [_text(cpu / "cpufreq" / "scaling_cur_freq") for cpu in cpus]
+    governors = [_text(cpu / "cpufreq" / "scaling_governor") for cpu in cpus]
+    return Conditions(
+        temperatures=dict(_temperatures(zones)),
+        megahertz=tuple(int(text) // 1000 for text in frequencies if text is not None),
+        governors=tuple(text for text in governors if text is not None),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    )
+
+
+def _cpu_number(directory: Path) -> int:
+    return int(directory.name[len("cpu") :])
+
+
+def _temperatures(zones: Sequence[Path]) -> Iterator[tuple[str, float]]:
+    for zone in zones:
+        text = _text(zone / "temp")
+        if text is not None:
+            # Boards have several zones of one type.
+            yield (
+                f"{zone.name[len('thermal_zone') :]} {_text(zone / 'type') or ''}".strip(),
+                (int(text) / 1000),
+            )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:  # also what a sensor gives that is switched off
+        return None
 
 
 def machine() -> str:

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__, media, model
+from .. import __version__, media
 from .. import bench as timing
-from ..backends import supporting
 from ..detector import FaceDetector
 from .arguments import (
     EXAMPLE_FRAME,
@@ -129,9 +128,7 @@ def _backends(wanted: Sequence[str], path: Path) -> tuple[list[str], dict[str, s
     """The backends to time, each once, and why those of `all` that are left out are."""
     if "all" not in wanted:
         return list(dict.fromkeys(wanted)), {}
-    supports = supporting(model.read_graph(path)[1])
-    skipped = {s.backend: s.refusal for s in supports if s.refusal is not None}
-    names = [s.backend for s in supports if s.refusal is None]
+    names, skipped = timing.able_backends(path)
     # With none left, opening `auto` gives the error that says why.
     return names or ["auto"], skipped
 
@@ -140,17 +137,14 @@ def _agreement(
     detectors: Sequence[FaceDetector], frame: NDArray[np.uint8]
 ) -> tuple[str | None, bool]:
     """Whether every backend finds the same faces, in words, and whether they differ."""
-    first, *others = [(detector, detector.detect(frame)) for detector in detectors]
-    for detector, faces in others:
-        threshold = detector.spec.score_threshold
-        differs = timing.difference(first[1], faces, threshold)
-        if differs is not None:
-            return f"{first[0].backend} and {detector.backend} differ: {differs}", True
-    if not others:
+    found = timing.agreement(detectors, frame)
+    if found.difference is not None:
+        return found.difference, True
+    if len(detectors) == 1:
         return None, False
-    if len(first[1]) == 0:
+    if found.faces == 0:
         return "none finds a face in this frame: nothing to compare (--image gives one)", False
-    return f"all find the same {count_of(len(first[1]), 'face')}", False
+    return f"all find the same {count_of(found.faces, 'face')}", False
 
 
 def _print_values(values: dict[str, Any]) -> None:
