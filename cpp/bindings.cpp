@@ -85,7 +85,7 @@ ModelSpec make_spec(int width, int height, const std::string& channels, std::arr
 }
 
 Options make_options(float score_threshold, float iou_threshold, const std::string& nms, int max_faces,
-                     int pre_nms_top_k, float min_face) {
+                     int pre_nms_top_k, float min_face, const std::string& isa) {
     Options options;
     options.score_threshold = score_threshold;
     options.min_face = min_face;
@@ -98,6 +98,7 @@ Options make_options(float score_threshold, float iou_threshold, const std::stri
     options.nms.score_threshold = score_threshold;
     options.nms.pre_nms_top_k = pre_nms_top_k;
     options.nms.max_faces = max_faces;
+    options.isa = isa;
     if (max_faces < 1 || pre_nms_top_k < 1) throw std::invalid_argument("counts start at 1");
     return options;
 }
@@ -249,11 +250,12 @@ py::tuple detect(Detector& detector, const Pixels& array, const std::string& cha
                           py::make_tuple(timings.preprocess, timings.run, timings.decode));
 }
 
-FloatArray preprocess_frame(const Pixels& array, const ModelSpec& spec, const std::string& channels) {
+FloatArray preprocess_frame(const Pixels& array, const ModelSpec& spec, const std::string& channels,
+                            const std::string& isa) {
     const Frame frame = as_frame(array, channels);
     const Size size = spec.input.size;
     FloatArray out({1, spec.input.channels == Order::gray ? 1 : 3, size.height, size.width});
-    ResizePlan plan = plan_resize(frame.size, size, spec.input.resize);
+    ResizePlan plan = plan_resize(frame, spec.input, select_preprocess(isa));
     preprocess(frame, spec.input, plan, as_input(out));
     return out;
 }
@@ -416,16 +418,16 @@ void bind_detector(py::module_& m) {
                                          "boxes"_a, "landmarks"_a, "encoding"_a, "activation"_a);
     py::class_<Options>(m, "Options")
         .def(py::init(&make_options), py::kw_only(), "score_threshold"_a, "iou_threshold"_a, "nms"_a,
-             "max_faces"_a, "pre_nms_top_k"_a, "min_face"_a);
+             "max_faces"_a, "pre_nms_top_k"_a, "min_face"_a, "isa"_a = "");
     py::class_<Detector>(m, "Detector")
         .def(py::init([](const py::object& backend, ModelSpec spec, Options options) {
                  std::shared_ptr<Backend> runner = as_backend(backend);
                  const py::gil_scoped_release release;
-                 return std::make_unique<Detector>(std::move(runner), std::move(spec), options);
+                 return std::make_unique<Detector>(std::move(runner), std::move(spec), std::move(options));
              }),
              "backend"_a, "spec"_a, "options"_a)
         .def("detect", &detect, "frame"_a, "channels"_a, "region"_a);
-    m.def("preprocess", &preprocess_frame, "frame"_a, "spec"_a, "channels"_a);
+    m.def("preprocess", &preprocess_frame, "frame"_a, "spec"_a, "channels"_a, "isa"_a = "");
     m.def("make_priors", &prior_array, "spec"_a);
     m.def("decode", &decode_heads, "scores"_a, "boxes"_a, "landmarks"_a, "spec"_a, "score_threshold"_a,
           "min_face"_a = std::array<float, 2>{0, 0});

@@ -71,8 +71,9 @@ bool is_nothing(const Detection& face) {
 Detector::Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options options)
     : backend_(std::move(backend)),
       spec_(std::move(spec)),
-      options_(options),
-      priors_(make_priors(spec_.priors, spec_.input.size)) {
+      options_(std::move(options)),
+      priors_(make_priors(spec_.priors, spec_.input.size)),
+      kernels_(select_preprocess(options_.isa)) {
     const Size size = spec_.input.size;
     const std::size_t pixels = static_cast<std::size_t>(size.width) * static_cast<std::size_t>(size.height);
     const std::vector<std::uint8_t> gray(pixels);
@@ -120,7 +121,7 @@ Result Detector::detect(const Frame& frame, Rect region) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Clock::time_point start = Clock::now();
     const Frame part = cut(frame, region);
-    if (resize_.from != part.size) resize_ = plan_resize(part.size, spec_.input.size, spec_.input.resize);
+    if (!resize_.fits(part)) resize_ = plan_resize(part, spec_.input, kernels_);
     preprocess(part, spec_.input, resize_, input());
     const Clock::time_point preprocessed = Clock::now();
 

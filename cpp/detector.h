@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "backend.h"
@@ -19,6 +20,7 @@ struct Options {
     float score_threshold = 0;
     float min_face = 0;  // frame pixels, the longer side
     NmsOptions nms;
+    std::string isa;  // whose kernels preprocessing uses; empty for the best
 };
 
 // Milliseconds of one detect.
@@ -36,7 +38,7 @@ struct Result {
 class Detector {
   public:
     // Builds the priors, checks every head against them and runs the network once: what can fail, fails
-    // here. ModelError when spec and network do not fit each other.
+    // here. ModelError when spec and network do not fit each other, BackendError when this CPU lacks the ISA.
     Detector(std::shared_ptr<Backend> backend, ModelSpec spec, Options options);
 
     // Safe to call from several threads, which then take turns. `region` lies inside the frame.
@@ -54,6 +56,7 @@ class Detector {
     ModelSpec spec_;
     Options options_;
     std::vector<Prior> priors_;
+    const PreprocessKernels& kernels_;
     ResizePlan resize_;
     std::array<std::vector<float>, 3> reals_;  // quantised heads as real numbers
     std::mutex mutex_;                         // one set of buffers, one frame at a time

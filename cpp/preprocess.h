@@ -1,35 +1,46 @@
 // Pixels -> network input: colour order, bilinear resize, mean and scale, in one pass over the rows.
 #pragma once
 
+#include <string>
 #include <vector>
 
+#include "preprocess_kernels.h"
 #include "spec.h"
 #include "types.h"
 
 namespace edgeface {
 
-// One output column (or row) of a bilinear resize: two neighbours and the weight of the second.
+// One output column or row of a bilinear resize: a source pixel, and the weight of the next one.
 struct Tap {
     int first = 0;
-    int second = 0;
-    int weight = 0;  // of `second`, in 1/2048
+    int weight = 0;  // in 1/2048, below 1; 0 where there is no next one
 };
 
-// Everything about a resize that depends on sizes alone, and the rows it works in; kept between frames.
+// Everything about a resize that is the same from frame to frame, and the rows it works in.
 struct ResizePlan {
     Size from;
+    Channels channels = Channels::bgr;  // of the frame
     Size to;  // the part of the network input that the frame covers, from its top left corner
-    std::vector<Tap> columns;
+    std::vector<std::int32_t> windows;  // with the next two, Columns
+    std::vector<std::uint8_t> shuffle;
+    std::vector<std::int16_t> weights;
     std::vector<Tap> rows;
-    std::vector<std::uint16_t> interpolated;  // two source rows after the horizontal pass
-    std::vector<std::uint8_t> line;           // one finished row, interleaved
+    std::vector<std::int16_t> resized;  // two source rows after the horizontal pass
+    std::vector<std::uint8_t> line;     // one finished row
     Placement placement;
+    const PreprocessKernels* kernels = nullptr;
+
+    bool fits(const Frame& frame) const { return from == frame.size && channels == frame.channels; }
 };
 
-ResizePlan plan_resize(Size frame, Size input, Resize resize);
+// The kernels of the ISA that the engine uses when asked for `isa` (native::select_kernels), or of the next
+// one below it that has any.
+const PreprocessKernels& select_preprocess(const std::string& isa);
+
+ResizePlan plan_resize(const Frame& frame, const InputSpec& spec, const PreprocessKernels& kernels);
 
 // Fills the whole of `input`, quantised where it is; what a letterbox leaves free becomes 0, the mean colour.
-// Integer arithmetic up to the last step: the same bytes on every machine.
+// `plan` has to fit the frame. Integer arithmetic up to the last step: the same bytes on every machine.
 void preprocess(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input);
 
 }  // namespace edgeface

@@ -7,6 +7,7 @@ choose a tolerance.
 from __future__ import annotations
 
 import math
+import os
 import platform
 from pathlib import Path
 
@@ -38,6 +39,16 @@ needs_shared = pytest.mark.skipif(
     not (SHARED / "weights").is_dir(),
     reason=f"the released weights ({SHARED}/weights) are not here",
 )
+
+
+def photograph(name):
+    """(H, W, 3) uint8 BGR. Where there is no OpenCV, packaging/emulate.py has decoded it."""
+    decoded = os.environ.get("EDGEFACE_PHOTOGRAPHS")
+    if decoded is not None:
+        return np.load(Path(decoded) / f"{name}.npy")
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    return cv2.imread(str(SHARED / "images" / name))
+
 
 _BUILT_ISAS = {
     "x86_64": ("avx512vnni", "avx512", "avx2", "scalar"),

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +13,20 @@ from edgeface import spec as specs
 from edgeface.formats import onnx, protobuf, tmfile, torch_weights
 from edgeface.formats.onnx import decoding, reader
 from edgeface.formats.onnx.records import DimensionProto, ModelProto
-from edgeface.graph import MAX_ELEMENTS, Concat, Conv, Graph, Node, Tensor, infer_shape
+from edgeface.graph import (
+    MAX_BYTES,
+    MAX_ELEMENTS,
+    Concat,
+    Conv,
+    Graph,
+    Node,
+    Relu,
+    Tensor,
+    infer_shape,
+)
 from fuzz import readers, seeds
 from reference import core_spec, detector_graph, detector_spec
 
-ROOT = Path(__file__).resolve().parents[1]
 DAMAGED = 150  # of each target; some milliseconds each
 TARGETS = {
     "tmfile": readers.read_tmfile,
@@ -99,20 +104,6 @@ def test_a_target_fails_where_a_graph_does_not_come_back(monkeypatch):
         readers.read_tmfile(files["float32"])
 
 
-@pytest.mark.slow
-def test_the_target_in_cpp_compiles_and_runs(tmp_path):
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    names = ("preprocess", "decode", "nms", "priors", "detector")
-    sources = [ROOT / "tests/fuzz/fuzz_core.cpp", *(ROOT / f"cpp/{name}.cpp" for name in names)]
-    program = tmp_path / "fuzz_core"
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-DEDGEFACE_STANDALONE"]
-    subprocess.run([compiler, *flags, f"-I{ROOT / 'cpp'}", *sources, "-o", program], check=True)
-    done = subprocess.run([program, "300"], check=True, capture_output=True, text=True)
-    assert done.stdout == "300 inputs, nothing found\n"
-
-
 # --- Limits: a clear error, before memory is taken ---------------------------------------------------
 
 
@@ -147,6 +138,31 @@ def test_values_beyond_any_detector_are_refused():
     node = Node(Concat(1), "wide", ("x",) * 3, "y")
     with pytest.raises(ModelError, match=r"Concat 'wide' would make a tensor of shape"):
         infer_shape(node, [(1, MAX_ELEMENTS // 2, 1, 1)] * 3)
+
+
+def test_a_network_beyond_any_detector_is_refused_whatever_its_parts():
+    shape = (1, 1, 1 << 14, 1 << 14)  # 2**28 values, each tensor well below MAX_ELEMENTS
+    names = [f"y{i}" for i in range(16)]
+    nodes = tuple(Node(Relu(), name, ("x",), name) for name in names)
+    tensors = {name: Tensor(name, shape) for name in ("x", *names)}
+    with pytest.raises(ModelError, match=r"are 17\.0 GiB together; expected at most 8 GiB"):
+        Graph(nodes, tensors, "x", tuple(names))
+    # To the byte: 8 values of 2**30 bytes are allowed, and nothing more.
+    kept = {name: tensors[name] for name in ("x", *names[:7])}
+    Graph(nodes[:7], kept, "x", tuple(names[:7]))
+    one = Tensor("one", (1,), np.dtype(np.int8), np.ones(1, np.int8))
+    with pytest.raises(ModelError, match="a smaller input size takes less"):
+        Graph(nodes[:7], {**kept, "one": one}, "x", tuple(names[:7]))
+    assert MAX_BYTES == 1 << 33
+
+
+def test_an_input_size_that_makes_a_network_too_large_is_refused():
+    names = ("x", "a", "b", "c")
+    nodes = tuple(Node(Relu(), y, (x,), y) for x, y in zip(names, names[1:]))
+    graph = Graph(nodes, {name: Tensor(name, (1, 3, 8, 8)) for name in names}, "x", ("c",))
+    assert graph.resized(1 << 14, 1 << 13).input_size == (1 << 14, 1 << 13)  # 6 GiB
+    with pytest.raises(ModelError, match=r"are 12\.0 GiB together"):
+        graph.resized(1 << 14, 1 << 14)
 
 
 def test_a_node_with_more_inputs_than_any_detector_has_is_refused():

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 import reference
 from edgeface import _core
+from edgeface.errors import BackendError
 from edgeface.graph import Tensor
 
 FRAME_CHANNELS = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1}
@@ -28,6 +29,8 @@ SIZES = [
     ((640, 3), (7, 64)),
     ((33, 64), (32, 65)),
     ((1000, 2), (1, 1)),
+    ((6999, 1), (7000, 1)),  # weights that round to 1
+    ((1, 6999), (1, 7000)),
 ]
 
 
@@ -37,12 +40,12 @@ def noise(size, channels, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def run(frame, channels, size, order="rgb", resize="stretch", mean=MEAN, scale=SCALE):
+def run(frame, channels, size, order="rgb", resize="stretch", mean=MEAN, scale=SCALE, isa=""):
     width, height = size
     spec = reference.core_spec(
         width=width, height=height, channels=order, mean=mean, scale=scale, resize=resize
     )
-    return _core.preprocess(frame, spec, channels)
+    return _core.preprocess(frame, spec, channels, isa)
 
 
 def pixels(frame, size, channels="bgr", resize="stretch"):
@@ -60,18 +63,34 @@ def expected(frame, channels, size, order="rgb"):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("channels", FRAME_CHANNELS)
-def test_every_frame_becomes_every_network_order_exactly(channels, order):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_frame_becomes_every_network_order_exactly(isa, channels, order):
     frame = noise((41, 29), channels)
     assert_array_equal(
-        run(frame, channels, (24, 32), order), expected(frame, channels, (24, 32), order)
+        run(frame, channels, (24, 32), order, isa=isa), expected(frame, channels, (24, 32), order)
     )
 
 
 @pytest.mark.parametrize(("size", "network"), SIZES)
 @pytest.mark.parametrize("channels", ["bgr", "bgra", "gray"])
-def test_every_size_is_resized_exactly(channels, size, network):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_size_is_resized_exactly(isa, channels, size, network):
     frame = noise(size, channels)
-    assert_array_equal(run(frame, channels, network), expected(frame, channels, network))
+    assert_array_equal(run(frame, channels, network, isa=isa), expected(frame, channels, network))
+
+
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_vectors_end_with_the_line(isa):
+    frame = noise((50, 3), "bgr")
+    for width in range(1, 70):
+        assert_array_equal(
+            run(frame, "bgr", (width, 2), isa=isa), expected(frame, "bgr", (width, 2))
+        )
+
+
+def test_a_forced_isa_never_falls_back():
+    with pytest.raises(BackendError, match="no kernels for 'neon9'"):
+        run(noise((4, 4), "bgr"), "bgr", (8, 8), isa="neon9")
 
 
 @given(
@@ -79,13 +98,14 @@ def test_every_size_is_resized_exactly(channels, size, network):
     network=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     channels=st.sampled_from(sorted(FRAME_CHANNELS)),
     order=st.sampled_from(ORDERS),
+    isa=st.sampled_from(_core.isas()),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=150, deadline=None)
-def test_random_sizes_are_resized_exactly(size, network, channels, order, seed):
+def test_random_sizes_are_resized_exactly(size, network, channels, order, isa, seed):
     frame = noise(size, channels, seed)
     assert_array_equal(
-        run(frame, channels, network, order), expected(frame, channels, network, order)
+        run(frame, channels, network, order, isa=isa), expected(frame, channels, network, order)
     )
 
 
@@ -205,9 +225,10 @@ def test_unknown_channels_are_named():
     ],
 )
 @pytest.mark.parametrize("channels", ["bgr", "gray"])
-def test_letterbox_keeps_the_shape_and_starts_top_left(size, network, covered, channels):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_letterbox_keeps_the_shape_and_starts_top_left(isa, size, network, covered, channels):
     frame = noise(size, channels)
-    got = run(frame, channels, network, resize="letterbox")
+    got = run(frame, channels, network, resize="letterbox", isa=isa)
     width, height = covered
     assert_array_equal(got[..., :height, :width], expected(frame, channels, covered))
     # 0 is the mean colour.
@@ -228,38 +249,30 @@ def test_the_frame_is_not_written_to():
     assert_array_equal(frame, before)
 
 
-# --- Quantised inputs -------------------------------------------------------------------------------------
+# --- The native engine's inputs ---------------------------------------------------------------------------
 
 STORED_TYPES = tuple(reference.STORED_RANGE)
 
 
-def run_quantized(frame, channels, size, dtype, steps, *, order="rgb", **spec_changes):
-    """What a quantised network is given: it shows its input as an output."""
+def run_native(frame, channels, size, dtype, steps, *, order="rgb", isa="", **spec_changes):
+    """What a native network is given, pixel by pixel: it shows its input as an output."""
     width, height = size
     count = 1 if order == "gray" else 3
     network = _core.Network(height, width, count, dtype=dtype, scale=steps)
     network.output("seen", network.rows("seen", 0, columns=count))
     for name, columns in (("scores", 2), ("boxes", 4)):  # of one prior
-        head = network.quantized_conv(
-            name,
-            0,
-            weight=np.zeros((columns, count, 1, 1), np.int16),
-            bias=np.zeros(columns, np.int32),
-            weight_scale=np.ones(columns, np.float32),
-            stride=(height, width),
-            dilation=(1, 1),
-            pad=(0, 0),
-            groups=1,
-            clamp=(-np.inf, np.inf),
-            output=(1, 1, columns),
-            scale=(1.0, 0),
-        )
-        network.output(name, head)
+        network.output(name, add_head(network, columns, count, size, dtype))
     engine = _core.Engine(network, num_threads=1, isa="")
     spec = {"mean": MEAN, "scale": SCALE, **spec_changes}
     spec |= {"strides": (max(size),), "min_sizes": ((10.0,),)}
     options = _core.Options(
-        score_threshold=0.5, iou_threshold=0.5, nms="hard", max_faces=1, pre_nms_top_k=1, min_face=0
+        score_threshold=0.5,
+        iou_threshold=0.5,
+        nms="hard",
+        max_faces=1,
+        pre_nms_top_k=1,
+        min_face=0,
+        isa=isa,
     )
     core_spec = reference.core_spec(width=width, height=height, channels=order, **spec)
     detector = _core.Detector(engine, core_spec, options)
@@ -267,6 +280,42 @@ def run_quantized(frame, channels, size, dtype, steps, *, order="rgb", **spec_ch
     seen = engine.output("seen")
     assert seen.dtype == dtype
     return seen.reshape(1, height, width, count).transpose(0, 3, 1, 2).copy()
+
+
+def add_head(network, columns, count, size, dtype):
+    """A convolution of a single output pixel, all zeros."""
+    width, height = size
+    window = {
+        "stride": (height, width),
+        "dilation": (1, 1),
+        "pad": (0, 0),
+        "groups": 1,
+        "clamp": (-np.inf, np.inf),
+        "output": (1, 1, columns),
+    }
+    shape = (columns, count, 1, 1)
+    if dtype == "float32":
+        weight, bias = np.zeros(shape, np.float32), np.zeros(columns, np.float32)
+        return network.conv("head", 0, weight=weight, bias=bias, **window)
+    return network.quantized_conv(
+        "head",
+        0,
+        weight=np.zeros(shape, np.int16),
+        bias=np.zeros(columns, np.int32),
+        weight_scale=np.ones(columns, np.float32),
+        scale=(1.0, 0),
+        **window,
+    )
+
+
+@pytest.mark.parametrize("channels", FRAME_CHANNELS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_real_numbers_are_exact_pixel_by_pixel(isa, order, channels):
+    for size in ((24, 32), (7, 5), (33, 2)):
+        frame = noise((41, 29), channels)
+        got = run_native(frame, channels, size, "float32", (1.0, 0), order=order, isa=isa)
+        assert_array_equal(got, expected(frame, channels, size, order))
 
 
 def expected_quantized(values, dtype, steps):
@@ -284,43 +333,49 @@ INPUT_SCALES = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("channels", FRAME_CHANNELS)
 @pytest.mark.parametrize("dtype", STORED_TYPES)
-def test_every_frame_is_quantised_exactly_in_every_network_order(dtype, channels, order):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_frame_is_quantised_exactly_in_every_network_order(isa, dtype, channels, order):
     frame = noise((41, 29), channels)
     want = expected(frame, channels, (24, 32), order)
     for steps in INPUT_SCALES[dtype]:
         assert_array_equal(
-            run_quantized(frame, channels, (24, 32), dtype, steps, order=order),
+            run_native(frame, channels, (24, 32), dtype, steps, order=order, isa=isa),
             expected_quantized(want, dtype, steps),
         )
 
 
+@pytest.mark.parametrize("order", ["gray", "rgb"])
 @pytest.mark.parametrize(("dtype", "zero"), [("int8", 0), ("int8", 9), ("uint8", 128)])
-def test_every_pixel_value_is_rounded_to_even_and_ends_at_the_types_bounds(dtype, zero):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_pixel_value_is_rounded_to_even_and_ends_at_the_types_bounds(isa, dtype, zero, order):
     frame = np.arange(256, dtype=np.uint8).reshape(1, 256)
-    got = run_quantized(
+    got = run_native(
         frame,
         "gray",
         (256, 1),
         dtype,
         (1.0, zero),
-        order="gray",
+        order=order,
+        isa=isa,
         mean=(131.0,) * 3,
         scale=(1.25,) * 3,
     )
     low, high = reference.STORED_RANGE[dtype]
     want = [min(max(round((p - 131) * 1.25) + zero, low), high) for p in range(256)]
-    assert got.ravel().tolist() == want
+    for channel in got[0]:
+        assert channel.ravel().tolist() == want
     assert low in want
     assert high in want
 
 
 @pytest.mark.parametrize(("size", "network"), SIZES)
 @pytest.mark.parametrize("dtype", STORED_TYPES)
-def test_every_size_is_quantised_exactly(dtype, size, network):
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_size_is_quantised_exactly(isa, dtype, size, network):
     frame = noise(size, "bgr")
     steps = INPUT_SCALES[dtype][0]
     assert_array_equal(
-        run_quantized(frame, "bgr", network, dtype, steps),
+        run_native(frame, "bgr", network, dtype, steps, isa=isa),
         expected_quantized(expected(frame, "bgr", network), dtype, steps),
     )
 
@@ -334,7 +389,7 @@ def test_letterbox_fills_up_with_what_stands_for_zero(dtype, channels, size, cov
     frame = noise(size, channels)
     for steps in INPUT_SCALES[dtype]:
         _, zero = steps
-        got = run_quantized(frame, channels, (32, 32), dtype, steps, resize="letterbox")
+        got = run_native(frame, channels, (32, 32), dtype, steps, resize="letterbox")
         width, height = covered
         want = expected_quantized(expected(frame, channels, covered), dtype, steps)
         assert_array_equal(got[..., :height, :width], want)
@@ -345,7 +400,7 @@ def test_letterbox_fills_up_with_what_stands_for_zero(dtype, channels, size, cov
 def test_a_quantised_input_ends_where_endless_values_begin():
     # (255 - mean) * scale is beyond float32: still the type's highest value.
     frame = np.uint8([[0, 255]])
-    got = run_quantized(
+    got = run_native(
         frame,
         "gray",
         (2, 1),

@@ -42,6 +42,7 @@ class Options:
         max_faces: int,
         pre_nms_top_k: int,
         min_face: float,
+        isa: str = ...,
     ) -> None: ...
 
 class Detector:
@@ -120,7 +121,7 @@ class Engine:
     @property
     def arena_bytes(self) -> int: ...
 
-def preprocess(frame: Pixels, spec: Spec, channels: str) -> Floats: ...
+def preprocess(frame: Pixels, spec: Spec, channels: str, isa: str = ...) -> Floats: ...
 def make_priors(spec: Spec) -> Floats: ...
 def decode(
     scores: Floats,

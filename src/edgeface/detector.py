@@ -250,6 +250,7 @@ def _core_options(spec: ModelSpec, options: Options) -> _core.Options:
         max_faces=options.max_faces,
         pre_nms_top_k=options.pre_nms_top_k,
         min_face=options.min_face,
+        isa=os.environ.get("EDGEFACE_ISA", ""),
     )
 
 

@@ -77,6 +77,7 @@ inline std::unique_ptr<Detector> make_detector(int threads, const std::string& i
     Options options;
     options.score_threshold = 0.3F;
     options.nms = {Nms::hard, 0.5F, 0.3F, 1000, 100};
+    options.isa = isa;
     return std::make_unique<Detector>(std::make_shared<native::Engine>(make_network(), threads, isa),
                                       make_spec(), options);
 }

@@ -1,8 +1,7 @@
 // Fuzzes the steps around the network: preprocess, decode, non_max_suppression, and all of them in a
 // Detector.
 //
-// With clang, libFuzzer drives; tests/fuzz/README.md has the commands. Compiled with -DEDGEFACE_STANDALONE it
-// has a main() of its own that makes the bytes from a seed, for compilers without libFuzzer.
+// With clang, libFuzzer drives; tests/fuzz/README.md has the commands.
 //
 // What Python has checked before the core sees it is kept here too: sizes from 1, numbers of a spec finite in
 // float32, positive scales, counts from 1. Everything else is free, above all what a network answers.
@@ -12,111 +11,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "backends/native/cpu.h"
 #include "decode.h"
 #include "detector.h"
 #include "error.h"
 #include "nms.h"
 #include "preprocess.h"
 #include "priors.h"
+#include "target.h"
 
 namespace {
 
 using namespace edgeface;
-
-void expect(bool condition, const char* what) {
-    if (condition) return;
-    std::fprintf(stderr, "not so: %s\n", what);
-    std::abort();
-}
-
-// The fuzzer's bytes as values; zeros once they are used up.
-class Input {
-  public:
-    Input(const std::uint8_t* data, std::size_t size)
-        : data_(data),
-          left_(size) {}
-
-    bool empty() const { return left_ == 0; }
-
-    std::uint8_t byte() {
-        if (left_ == 0) return 0;
-        --left_;
-        return *data_++;
-    }
-
-    std::uint32_t word() {
-        std::uint32_t value = 0;
-        for (int i = 0; i < 4; ++i) value = value << 8 | byte();
-        return value;
-    }
-
-    int from(int low, int high) {
-        return low + static_cast<int>(word() % (static_cast<std::uint32_t>(high - low) + 1));
-    }
-
-    bool flag() { return (byte() & 1) != 0; }
-
-    template <typename T>
-    T one_of(std::initializer_list<T> values) {
-        return values.begin()[byte() % values.size()];
-    }
-
-    // Any at all: NaN, infinite, denormal, and often enough one that a network would give.
-    float any() {
-        using Limits = std::numeric_limits<float>;
-        const std::uint8_t kind = byte();
-        switch (kind % 16) {
-            case 0:
-                return Limits::quiet_NaN();
-            case 1:
-                return Limits::infinity();
-            case 2:
-                return -Limits::infinity();
-            case 3:
-                return Limits::denorm_min();
-            case 4:
-                return Limits::max();
-            case 5:
-                return Limits::lowest();
-            case 6: {
-                const std::uint32_t bits = word();
-                float value;
-                std::memcpy(&value, &bits, sizeof value);
-                return value;
-            }
-            case 7:
-                return -0.0F;
-            default:
-                return static_cast<float>(static_cast<std::int8_t>(byte())) /
-                       (kind % 2 == 0 ? 16.0F : 128.0F);
-        }
-    }
-
-    float finite() {
-        const float value = any();
-        return std::isfinite(value) ? value : 1.0F;
-    }
-
-    float positive() {
-        const float value = std::fabs(finite());
-        return value > 0 ? value : 1.0F;
-    }
-
-    // 0 to 1.
-    float share() { return static_cast<float>(byte()) / 255.0F; }
-
-  private:
-    const std::uint8_t* data_;
-    std::size_t left_;
-};
+using fuzz::expect;
+using fuzz::Input;
 
 // --- Values that Python would let through ------------------------------------------------------------
 
@@ -291,7 +205,9 @@ class Buffer {
 template <typename T>
 void run_preprocess(Input& in, const InputSpec& spec, const Frame& frame, DataType type) {
     const Buffer<T> first(in, spec.size, spec.channels == Order::gray ? 1 : 3, type);
-    ResizePlan plan = plan_resize(frame.size, spec.size, spec.resize);
+    const std::vector<const native::Kernels*> isas = native::available_kernels();
+    const PreprocessKernels& kernels = select_preprocess(isas[in.byte() % isas.size()]->isa);
+    ResizePlan plan = plan_resize(frame, spec, kernels);
     expect(plan.to.width >= 1 && plan.to.width <= spec.size.width, "the covered width lies in the input");
     expect(plan.to.height >= 1 && plan.to.height <= spec.size.height, "the covered height lies in the input");
     expect(std::isfinite(plan.placement.scale_x) && plan.placement.scale_x > 0, "the scale is a number");
@@ -512,23 +428,3 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     return 0;
 }
-
-#ifdef EDGEFACE_STANDALONE
-#include <random>
-
-// RUNS [SEED [anything]]: that many inputs of random bytes. With a third argument every seed is printed
-// first.
-int main(int argc, char** argv) {
-    const unsigned long runs = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 100000;
-    const unsigned long first = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 1;
-    for (unsigned long seed = first; seed < first + runs; ++seed) {
-        std::mt19937_64 random(seed);
-        std::vector<std::uint8_t> data(random() % 2048);
-        for (std::uint8_t& byte : data) byte = static_cast<std::uint8_t>(random());
-        if (argc > 3) std::fprintf(stderr, "seed %lu\n", seed);
-        LLVMFuzzerTestOneInput(data.data(), data.size());
-    }
-    std::printf("%lu inputs, nothing found\n", runs);
-    return 0;
-}
-#endif
