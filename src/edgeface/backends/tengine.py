@@ -15,6 +15,8 @@ What to know of it:
 - With more than one thread it does not survive a fork: in the child, detect raises BackendError instead of
   waiting for threads that are not there. Start processes with the method "spawn".
 - uint8 networks run on 64-bit ARM without a fast convolution, an order of magnitude slower than int8.
+- A float32 softmax on ARM takes exp(x) as (1 + x / 1024)^1024 where four or more values follow its axis, which
+  is off by x^2 / 2048 of it. Along the last axis, as heads have it, it is exact.
 - Some of its messages go to stderr and cannot be kept from there.
 - Builds are made with the vendor's telemetry unless TENGINE_ONLINE_REPORT=OFF says otherwise. In such a one
   it is given no host to report to; see `_silence`.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ModelError
-from ...graph import FLOAT32, Add, Concat, Conv, Transpose
+from ...graph import FLOAT32, Add, Concat, Conv, Relu, Softmax, Transpose
 from .records import DTYPES, INT8, INT32, MAX_DIMS, MAX_ENTRIES, MAX_NODES, NEED_SCALE, UINT8
 from .rules import bias_units, check_operands, check_scales, check_types, equal
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 _MAX_LINKS = 255  # a node's inputs, and a tensor's readers: Tengine counts them in 8 bits
 _MAX_ALIVE = 64  # values that are in memory at once: the number of their place has 6 bits
+# On whatever machine the file ends up. "ARM": its float32 kernels.
 _DIMS = {
-    Add: range(3, MAX_DIMS + 1),  # of fewer, run_graph fails
-    Concat: range(1, 5),  # of more, it writes past an array of 4
+    Relu: range(1, 5),  # of more, values are left out on ARM
+    Add: range(3, 5),  # of fewer, run_graph fails; of more, as Relu
+    Softmax: range(1, 5),  # of more, it writes past an array of 4 on ARM
+    Concat: range(1, 5),  # of more, it does so everywhere
     Transpose: range(2, 7),  # of others, it leaves its output as it was
 }
 
