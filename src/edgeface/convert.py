@@ -58,12 +58,31 @@ def convert(
         FileExistsError: The target or its .json is there already, and `force` is not given.
         ModelError: The source cannot be read, its spec does not fit, or the format cannot hold the network.
     """
-    _check_target(source, target, force=force)
+    check_target(source, target, force=force)
     graph, found, warning = _opened(source, spec, input_size)
-    data = _written(target, graph, found)
+    size, sidecar = save(graph, found, target, force=force)
+    return Converted(
+        source=End(source, graph, found),
+        target=target,
+        bytes=size,
+        sidecar=sidecar,
+        warning=warning,
+    )
+
+
+def save(
+    graph: Graph, spec: ModelSpec | None, target: Path, *, force: bool
+) -> tuple[int, Path | None]:
+    """Writes a network, and its spec where `convert` puts it: the file's bytes, and the .json beside it.
+
+    Raises:
+        FileExistsError: There is a .json that says something else, and `force` is not given.
+        ModelError: The format cannot hold the network.
+    """
+    data = _written(target, graph, spec)
     digest = hashlib.sha256(data).hexdigest()
-    beside = None if found is None else _sidecar(target, found, digest, force=force)
-    if found is None and target.with_suffix(".json").exists():
+    beside = None if spec is None else _sidecar(target, spec, digest, force=force)
+    if spec is None and target.with_suffix(".json").exists():
         raise FileExistsError(
             errno.EEXIST, "it would be read as the spec of a model that has none", _json(target)
         )
@@ -71,16 +90,11 @@ def convert(
     if beside is not None and beside[1] is not None:
         contents[beside[0]] = beside[1]
     _replace(contents)
-    return Converted(
-        source=End(source, graph, found),
-        target=target,
-        bytes=len(data),
-        sidecar=None if beside is None else beside[0],
-        warning=warning,
-    )
+    return len(data), None if beside is None else beside[0]
 
 
-def _check_target(source: Path, target: Path, *, force: bool) -> None:
+def check_target(source: Path, target: Path, *, force: bool) -> None:
+    """What can be told before any work that `save` writes to that name; raises as `convert` does."""
     if target.suffix.lower() not in WRITTEN:
         raise ValueError(f"{target}: expected a name that ends in {' or '.join(WRITTEN)}")
     if not target.parent.is_dir():

@@ -1,4 +1,4 @@
-"""The command line: edgeface detect | info | bench | demo | convert | verify | eval | train | models | doctor."""
+"""The command line: edgeface detect | info | bench | demo | convert | quantize | verify | eval | train | models | doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import BackendError, DataError, ModelError
-from . import bench, convert, demo, detect, doctor, info, models, train, verify
+from . import bench, convert, demo, detect, doctor, info, models, quantize, train, verify
 from . import eval as evaluate
 from .tables import squeezed
 
@@ -25,6 +25,7 @@ COMMANDS = (
     bench.add_parser,
     demo.add_parser,
     convert.add_parser,
+    quantize.add_parser,
     verify.add_parser,
     evaluate.add_parser,
     train.add_parser,

@@ -153,6 +153,11 @@ class TarFiles:
             self._tar.close()
             raise DataError(f"{path}: a damaged .tar: {error}") from None
 
+    @property
+    def names(self) -> list[str]:
+        """Of all members, in their order."""
+        return list(self._members)
+
     def has(self, name: str) -> bool:
         return name in self._members
 

@@ -1,0 +1,107 @@
+"""Post-training quantisation: a float32 network and pictures of what it will see -> the network in int8.
+
+Symmetric throughout, as Tengine has it: weights with a scale for each output channel, values with one each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .. import _core, model
+from ..errors import ModelError
+from .agreement import (
+    MARGINAL_SCORE,
+    Agreement,
+    FaceErrors,
+    Layer,
+    Limits,
+    compare,
+    problems,
+    worst_layers,
+)
+from .equalization import equalized
+from .observing import observe
+from .ranges import METHODS, Method, choose
+from .rounding import Rounding, rounded_graph, with_own_constants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..graph import Graph
+    from ..model import Model
+    from ..spec import ModelSpec
+
+__all__ = [
+    "MARGINAL_SCORE",
+    "METHODS",
+    "Agreement",
+    "FaceErrors",
+    "Layer",
+    "Limits",
+    "Method",
+    "Options",
+    "Quantized",
+    "Rounding",
+    "problems",
+    "quantize",
+    "worst_layers",
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is done to the network; the defaults are what the benchmarks found best."""
+
+    method: Method = field(default_factory=Method)
+    equalize: bool = True
+    rounding: Rounding = field(default_factory=Rounding)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A network in int8 and how far it is from what it was made from."""
+
+    graph: Graph
+    agreement: Agreement
+
+
+def quantize(
+    opened: Model, frames: Iterable[NDArray[np.uint8]], options: Options | None = None
+) -> Quantized:
+    """The model's network in int8, calibrated and then compared on the same frames.
+
+    Args:
+        opened: A float32 model.
+        frames: (H, W, 3) BGR, faces among them. Gone through two or three times: a list, or an object that
+            reads its files every time.
+        options: How.
+
+    Raises:
+        ModelError: The network is quantised already.
+        BackendError: The native engine does not run it.
+        ValueError: There is no frame.
+    """
+    options = options or Options()
+    if opened.graph.is_quantized:
+        raise ModelError(f"{opened.path} is quantised already; expected a float32 model")
+    if iter(frames) is frames:
+        frames = list(frames)
+    graph = with_own_constants(opened.graph)
+    statistics = observe(graph, _images(frames, opened.spec))
+    if options.equalize:
+        graph = equalized(graph, statistics)
+        statistics = observe(graph, _images(frames, opened.spec))
+    ranges = choose(graph, statistics, options.method, opened.spec.input)
+    integers = rounded_graph(graph, ranges, statistics, options.rounding)
+    return Quantized(integers, compare(graph, integers, opened.spec, frames))
+
+
+def _images(frames: Iterable[NDArray[np.uint8]], spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
+    """The network's inputs."""
+    core_spec = model.core_spec(spec)
+    for frame in frames:
+        yield _core.preprocess(frame, core_spec, "bgr")
