@@ -130,10 +130,11 @@ class RowSource {
     // needed.
     void prefetch(const Tap& tap) {
         constexpr int kCacheLine = 64;
+        const int bytes = row_bytes(plan_);
         const int last = tap.first + (tap.weight != 0 ? 1 : 0);
         for (int row = std::max(tap.first, prefetched_ + 1); row <= last; ++row) {
             const std::uint8_t* pixels = frame_.pixels + row * frame_.row_stride;
-            for (int i = 0; i < row_bytes(plan_); i += kCacheLine) __builtin_prefetch(pixels + i);
+            for (int i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(pixels + i);
         }
         prefetched_ = last;
     }

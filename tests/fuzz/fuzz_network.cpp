@@ -606,17 +606,36 @@ std::vector<T> make_image(Input& in, const Shape& shape) {
 template <typename T>
 using Outputs = std::vector<std::vector<T>>;
 
+template <typename T>
+void expect_same(const Outputs<T>& wants, const Outputs<T>& found, const char* what) {
+    for (std::size_t i = 0; i < wants.size(); ++i)
+        expect(std::memcmp(wants[i].data(), found[i].data(), wants[i].size() * sizeof(T)) == 0, what);
+}
+
+template <typename T>
+void fill(const InputView& input, const std::vector<T>& image) {
+    auto value = image.begin();
+    for (int y = 0; y < input.size.height; ++y) {
+        for (int x = 0; x < input.size.width; ++x) {
+            T* pixel = static_cast<T*>(input.data) + y * input.row_stride + x * input.pixel_stride;
+            for (int c = 0; c < input.channels; ++c) pixel[c * input.channel_stride] = *value++;
+        }
+    }
+}
+
+// What an engine depends on besides the network.
+struct Machine {
+    int threads = 1;
+    native::CacheSizes caches;  // operations run together where values are large for them
+};
+
 // Twice with the same image: the second run finds what the first has left.
 template <typename T>
-Outputs<T> run(const Network& network, const std::vector<T>& image, const char* isa, int threads) {
-    native::Engine engine(network, threads, isa);
-    const InputView input = engine.input();
-    expect(input.channel_stride == 1 && input.pixel_stride == input.channels &&
-               input.row_stride == input.pixel_stride * input.size.width,
-           "the input is one dense image");
+Outputs<T> run(const Network& network, const std::vector<T>& image, const char* isa, const Machine& machine) {
+    native::Engine engine(network, machine.threads, isa, machine.caches);
     Outputs<T> first;
     for (int time = 0; time < 2; ++time) {
-        std::memcpy(input.data, image.data(), image.size() * sizeof(T));
+        fill(engine.input(), image);
         engine.run();
         Outputs<T> found;
         for (const auto& [name, number] : network.outputs()) {
@@ -625,9 +644,7 @@ Outputs<T> run(const Network& network, const std::vector<T>& image, const char* 
             found.emplace_back(data, data + view.values());
         }
         if (time == 0) first = found;
-        for (std::size_t i = 0; i < found.size(); ++i)
-            expect(std::memcmp(found[i].data(), first[i].data(), found[i].size() * sizeof(T)) == 0,
-                   "a second run gives the same");
+        expect_same(first, found, "a second run gives the same");
     }
     return first;
 }
@@ -647,16 +664,13 @@ void compare(const Stored& wants, const std::vector<T>& found) {
 }
 
 template <typename T, typename Reference>
-void check(const Network& network, const std::vector<T>& image, const Reference& reference, int threads) {
+void check(const Network& network, const std::vector<T>& image, const Reference& reference, Machine machine) {
     for (const native::Kernels* kernels : native::available_kernels()) {
-        const Outputs<T> found = run(network, image, kernels->isa, 1);
+        const Outputs<T> found = run(network, image, kernels->isa, {1, machine.caches});
         for (std::size_t i = 0; i < found.size(); ++i)
             compare(reference.value(network.outputs()[i].second), found[i]);
-        if (threads == 1) continue;
-        const Outputs<T> shared = run(network, image, kernels->isa, threads);
-        for (std::size_t i = 0; i < found.size(); ++i)
-            expect(std::memcmp(found[i].data(), shared[i].data(), found[i].size() * sizeof(T)) == 0,
-                   "several threads give the same");
+        if (machine.threads == 1) continue;
+        expect_same(found, run(network, image, kernels->isa, machine), "several threads give the same");
     }
 }
 
@@ -669,18 +683,26 @@ std::optional<Network> make_network(Input& in, DataType type) {
     }
 }
 
+Machine make_machine(Input& in) {
+    Machine machine{1, native::cache_sizes()};
+    if (in.byte() % 8 == 0) machine.threads = in.from(2, 5);
+    // Networks as small as these fit into any real one.
+    if (in.flag()) machine.caches.level2 = in.one_of<std::size_t>({0, 256, 4096});
+    return machine;
+}
+
 template <typename T>
 void fuzz_network(Input& in, DataType type) {
-    const int threads = in.byte() % 8 == 0 ? in.from(2, 5) : 1;
+    const Machine machine = make_machine(in);
     const std::optional<Network> network = make_network(in, type);
     if (!network) return;
     const std::vector<T> image = make_image<T>(in, network->values().front().shape);
     if constexpr (std::is_same_v<T, float>) {
         Real input{std::vector<double>(image.begin(), image.end())};
         if (!(input.largest() < kTooLarge)) input.error = kInfinity;
-        check(*network, image, RealReference(*network, std::move(input)), threads);
+        check(*network, image, RealReference(*network, std::move(input)), machine);
     } else {
-        check(*network, image, StoredReference<T>(*network, Stored(image.begin(), image.end())), threads);
+        check(*network, image, StoredReference<T>(*network, Stored(image.begin(), image.end())), machine);
     }
 }
 
