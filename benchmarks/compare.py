@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import tempfile
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -76,17 +77,22 @@ class Entry:
 def main() -> None:
     args = arguments()
     result: dict[str, Any] = {"machine": describe(args.runtimes), "networks": []}
+    result |= {"rounds": args.rounds, "runs": args.runs, "detect": []}
     with tempfile.TemporaryDirectory() as folder:
         for path in args.models:
             network = prepare(path, args, Path(folder))
             entries, load = compare(network, args)
             result["networks"].append(network_values(network, entries, load))
-        if args.frame is not None:
-            result["detect"] = [compare_detects(path, args) for path in args.models]
-    result |= {"rounds": args.rounds, "runs": args.runs}
-    text = markdown(result)
-    print(text)
-    for target, content in ((args.json, json.dumps(result, indent=2)), (args.markdown, text)):
+            if args.frame is not None:
+                result["detect"].append(compare_detects(path, args))
+            write(result, args)
+    print(markdown(result))
+
+
+def write(result: dict[str, Any], args: argparse.Namespace) -> None:
+    """After every network, as a run takes long."""
+    written = ((args.json, json.dumps(result, indent=2)), (args.markdown, markdown(result)))
+    for target, content in written:
         if target is not None:
             target.write_text(content + "\n", encoding="utf-8")
 
@@ -202,8 +208,13 @@ def compare(network: Network, args: argparse.Namespace) -> tuple[list[Entry], ra
         racing = [entry for entry in entries if entry.worker is not None]
         workers = [entry.worker for entry in racing if entry.worker is not None]
         times, load = race.race(workers, args.rounds, args.runs, network.name)
-    timed = dict(zip(map(id, racing), times))
-    return [replace(entry, times=timed.get(id(entry)), worker=None) for entry in entries], load
+    ended = dict(zip(map(id, racing), map(with_times, racing, times)))
+    return [ended.get(id(entry), entry) for entry in entries], load
+
+
+def with_times(entry: Entry, times: race.Times | str) -> Entry:
+    entry = replace(entry, worker=None)
+    return replace(entry, **{"problem" if isinstance(times, str) else "times": times})
 
 
 def enter(
@@ -253,7 +264,7 @@ def qualify(able: list[Entry], runs: int) -> Entry:
     workers = [entry.worker for entry in able if entry.worker is not None]
     times, _ = race.race(workers, QUALIFYING_ROUNDS, runs)
     # Not the median: so few rounds may all meet somebody else's work.
-    fast = [race.spread(t.runs).p10 for t in times]
+    fast = [race.spread(t.runs).p10 if isinstance(t, race.Times) else math.inf for t in times]
     return able[fast.index(min(fast))]
 
 
@@ -279,6 +290,8 @@ def compare_detects(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         matched = [parity.match_faces(faces[0], f, frame.shape[1], (0.0, 0.0)) for f in faces]
         check_detects(names, matched)
         times, load = race.race(workers, args.rounds, args.runs, f"{path.stem}, detect")
+    if not all(isinstance(found, race.Times) for found in times):
+        raise SystemExit(f"{path.name}, detect: {times}")
     seed = times[names.index(pipeline.SEED)]
     return {
         "model": path.name,
@@ -400,7 +413,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for network in result["networks"]:
         lines += network_lines(network)
-    for detects in result.get("detect", []):
+    for detects in result["detect"]:
         lines += detect_lines(detects)
     return "\n".join(lines)
 

@@ -201,3 +201,32 @@ def test_instructions_are_compared_with_the_best_float32_peer():
     found = [r.get("instructions_over_peer") for r in rows]
     assert found == [0.6, 1.2, 1.0, 0.8, None]
     assert rows[0]["issue_cycles_over_peer"] == 0.6
+
+
+class ScriptedWorker:
+    """Answers like one in a process, which lives for so many turns."""
+
+    def __init__(self, milliseconds, turns=99):
+        self.milliseconds = milliseconds
+        self.turns = turns
+
+    def ask(self, method, *arguments):
+        from peers.worker import Turn, WorkerError
+
+        if method == "cpu_seconds":
+            return 0.0
+        self.turns -= 1
+        if self.turns < 0:
+            raise WorkerError("it died")
+        runs, _ = arguments
+        return Turn([self.milliseconds] * runs, [], 0.0)
+
+
+def test_a_race_goes_on_without_those_that_fail(monkeypatch):
+    from peers import race
+
+    monkeypatch.setattr(race, "REST_SECONDS", 0.0)
+    times, load = race.race([ScriptedWorker(3.0), ScriptedWorker(2.0, turns=2)], 4, 5)
+    np.testing.assert_array_equal(times[0].runs, np.full((4, 5), 3.0))
+    assert times[1] == "it died"
+    assert load.waiting_cpus == 0.0

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from .worker import WorkerError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .worker import Worker
+    from .worker import Turn, Worker
 
 # Runs that do not count at the start of a turn: the one before had the caches.
 WARM_UP = 2
@@ -87,31 +89,40 @@ class Load(NamedTuple):
 
 def race(
     workers: Sequence[Worker], rounds: int, runs: int, text: str | None = None
-) -> tuple[list[Times], Load]:
+) -> tuple[list[Times | str], Load]:
     """Every worker's times over `rounds` turns of `runs` runs each, and the load meanwhile.
 
-    With a text, progress is shown under it.
+    One that fails is out, and what it said stands for its times. With a text, progress is shown under it.
     """
-    times: list[list[list[float]]] = [[] for _ in workers]
-    stages: list[list[list[tuple[float, ...]]]] = [[] for _ in workers]
+    turns: list[list[Turn]] = [[] for _ in workers]
+    failed: dict[int, str] = {}
     watch = _Watch(workers)
     for i in tqdm(range(rounds), desc=text, unit="round", leave=False, disable=text is None):
         for j in range(len(workers)):
             k = (i + j) % len(workers)  # each round starts with another
-            turn = workers[k].ask("run", runs, WARM_UP)
-            times[k].append(turn.milliseconds)
-            stages[k].append(turn.stages)
-            watch.in_turns += turn.cpu_seconds
+            if k in failed:
+                continue
+            try:
+                turns[k].append(workers[k].ask("run", runs, WARM_UP))
+            except WorkerError as error:
+                failed[k] = str(error)
+                continue
+            watch.in_turns += turns[k][-1].cpu_seconds
             time.sleep(REST_SECONDS)
     load = watch.load()
-    return [Times(np.array(t), np.array(s)) for t, s in zip(times, stages)], load
+    return [failed.get(k) or _times(found) for k, found in enumerate(turns)], load
+
+
+def _times(turns: Sequence[Turn]) -> Times:
+    runs, stages, _ = zip(*turns)
+    return Times(np.array(runs), np.array(stages))
 
 
 class _Watch:
     """Who uses the processors, from now on."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = workers
+        self._workers = list(workers)
         self._load_before = os.getloadavg()[0]
         self.in_turns = 0.0  # seconds
         self._workers_before = self._worker_seconds()
@@ -122,7 +133,7 @@ class _Watch:
     def load(self) -> Load:
         elapsed = time.perf_counter() - self._start
         ticks = _ticks()
-        workers = self._worker_seconds() - self._workers_before
+        workers = max(0.0, self._worker_seconds() - self._workers_before)
         ours = workers + time.process_time() - self._own_before
         waiting = max(0.0, workers - self.in_turns) / elapsed
         if ticks is None or self._ticks_before is None:
@@ -132,7 +143,15 @@ class _Watch:
         return Load(self._load_before, foreign, stolen / max(1, total), waiting)
 
     def _worker_seconds(self) -> float:
-        return sum(worker.ask("cpu_seconds") for worker in self._workers)
+        return sum(map(_cpu_seconds, self._workers))
+
+
+def _cpu_seconds(worker: Worker) -> float:
+    """Nothing for one that is no more: what it used then counts as somebody else's."""
+    try:
+        return float(worker.ask("cpu_seconds"))
+    except WorkerError:
+        return 0.0
 
 
 def _ticks() -> tuple[int, int, int] | None:
