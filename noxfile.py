@@ -1,7 +1,8 @@
-"""Tasks: `nox -s tests`, `nox -s train`, `nox -s lint`, `nox -s sanitize`, `nox -s wheel`. Each makes its own environment."""
+"""Tasks: `nox -s tests`, train, lint, sanitize, wheel, wheels, emulated. Each makes its own environment."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ CORE_TESTS = [
     f"tests/test_{name}.py"
     for name in ("preprocess", "priors", "decode", "nms", "native", "quantized", "tengine")
 ]
+WHEEL_TESTS = [str(path) for path in sorted(Path("tests").glob("test_wheel_*.py"))]
 
 
 def install_group(session: nox.Session, group: str) -> None:
@@ -75,6 +77,40 @@ def sanitize(session: nox.Session) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",
     }
     session.run("pytest", "-m", "not slow", "-p", "no:xdist", *CORE_TESTS, env=environment)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """A source distribution in dist/, and the package that pip makes of it."""
+    session.install("build")
+    session.run("python", "-m", "build", "--sdist", "--outdir", "dist", ".")
+    (archive,) = Path("dist").glob(f"edgeface-{PYPROJECT['project']['version']}.tar.gz")
+    session.install("--force-reinstall", str(archive))
+    session.chdir(session.create_tmp())  # not the working tree
+    session.run("edgeface", "doctor")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Wheels for boards and x86-64, checked, in dist/; `-- --arch aarch64 --python 3.11` picks some."""
+    install_group(session, "wheels")
+    session.run("pytest", *WHEEL_TESTS)
+    session.run("python", "packaging/wheels.py", *session.posargs)
+
+
+@nox.session
+def emulated(session: nox.Session) -> None:
+    """Wheels for one Python, and the core's tests on CPUs that they are for, under qemu."""
+    install_group(session, "wheels")
+    session.install("numpy", "opencv-python-headless")
+    reason = session.run("python", "packaging/debian.py", silent=True)
+    if reason and reason.strip():
+        session.skip(f"no packages for an emulated machine: {reason.strip()}")
+    built = Path("build", "emulated", "wheels").absolute()
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "packaging/wheels.py", "--python", "3.11", "--out", str(built))
+    session.run("pytest", *WHEEL_TESTS, env={"EDGEFACE_WHEELS": str(built)})
+    session.run("python", "packaging/emulate.py", "--wheels", str(built), *session.posargs)
 
 
 @nox.session

@@ -409,8 +409,9 @@ def _softmax(op, inputs, lost):
 
 def run_graph(graph, image):
     """name -> (value in float64, how far a float32 engine may be from it), for every value."""
-    constants = {t.name: (np.float64(t.data), np.zeros(t.shape)) for t in graph.constants}
-    values = {graph.input: (np.float64(image), np.zeros(image.shape)), **constants}
+    # Not np.float64(x), which in NumPy 2.0 makes a number of an array of one value.
+    given = {graph.input: image, **{t.name: t.data for t in graph.constants}}
+    values = {name: (np.asarray(x, np.float64), np.zeros(x.shape)) for name, x in given.items()}
     for node in graph.nodes:
         inputs, lost = zip(*(values[name] for name in node.inputs))
         op = node.op

@@ -607,9 +607,8 @@ template <typename T>
 using Outputs = std::vector<std::vector<T>>;
 
 template <typename T>
-void expect_same(const Outputs<T>& wants, const Outputs<T>& found, const char* what) {
-    for (std::size_t i = 0; i < wants.size(); ++i)
-        expect(std::memcmp(wants[i].data(), found[i].data(), wants[i].size() * sizeof(T)) == 0, what);
+void expect_same(const std::vector<T>& wants, const std::vector<T>& found, const char* what) {
+    expect(std::memcmp(wants.data(), found.data(), wants.size() * sizeof(T)) == 0, what);
 }
 
 template <typename T>
@@ -644,14 +643,20 @@ Outputs<T> run(const Network& network, const std::vector<T>& image, const char* 
             found.emplace_back(data, data + view.values());
         }
         if (time == 0) first = found;
-        expect_same(first, found, "a second run gives the same");
+        for (std::size_t i = 0; i < found.size(); ++i)
+            expect_same(first[i], found[i], "a second run gives the same");
     }
     return first;
 }
 
+// Not so for values that may be NaN: on ARM a vector's minimum and maximum treat it another way than those of
+// a single value, and which of them a value meets depends on the number of threads.
+bool is_defined(const Real& wants) { return !std::isinf(wants.error); }
+bool is_defined(const Stored&) { return true; }
+
 void compare(const Real& wants, const std::vector<float>& found) {
     expect(wants.values.size() == found.size(), "an output has as many values as the network says");
-    if (std::isinf(wants.error)) return;
+    if (!is_defined(wants)) return;
     for (std::size_t i = 0; i < found.size(); ++i)
         expect(std::fabs(found[i] - wants.values[i]) <= wants.error, "a float32 value lies within its bound");
 }
@@ -667,10 +672,12 @@ template <typename T, typename Reference>
 void check(const Network& network, const std::vector<T>& image, const Reference& reference, Machine machine) {
     for (const native::Kernels* kernels : native::available_kernels()) {
         const Outputs<T> found = run(network, image, kernels->isa, {1, machine.caches});
-        for (std::size_t i = 0; i < found.size(); ++i)
-            compare(reference.value(network.outputs()[i].second), found[i]);
-        if (machine.threads == 1) continue;
-        expect_same(found, run(network, image, kernels->isa, machine), "several threads give the same");
+        const Outputs<T> shared = machine.threads > 1 ? run(network, image, kernels->isa, machine) : found;
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            const auto& wants = reference.value(network.outputs()[i].second);
+            compare(wants, found[i]);
+            if (is_defined(wants)) expect_same(found[i], shared[i], "several threads give the same");
+        }
     }
 }
 
