@@ -22,12 +22,15 @@ std::byte* aligned_start(std::vector<std::byte>& memory, std::size_t size) {
     return static_cast<std::byte*>(std::align(kCacheLine, size + kSlack, start, space));
 }
 
+// The margin behind a row is the one before the next: only the last row fills its own, so that threads that
+// make neighbouring rows never write to one place.
 template <typename T>
 void fill_margins_of(const Image& image, Rows rows) {
     const auto zero = static_cast<T>(image.quantization.zero_point);
     for (int y = rows.begin; y < rows.end; ++y) {
         for (int x = 1; x <= image.margin; ++x) {
             std::fill_n(pixel<T>(image, y, -x), image.shape.channels, zero);
+            if (y + 1 < image.rows) continue;
             std::fill_n(pixel<T>(image, y, image.shape.width - 1 + x), image.shape.channels, zero);
         }
     }
