@@ -13,7 +13,7 @@ from reference import ROUNDING
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 
-from edgeface.train.loss import distillation_loss, hardest, multibox_loss
+from edgeface.train.loss import distillation_loss, feature_loss, hardest, multibox_loss
 from edgeface.train.networks import Heads
 from edgeface.train.priors import (
     NEGATIVE,
@@ -303,7 +303,7 @@ def test_a_student_like_its_teacher_costs_nothing():
     same = distillation_loss(heads, heads, temperature=2.0, confident=0.3)
     assert_allclose([float(x) for x in same], 0, atol=1e-6)
     other, _ = made_up(landmarks=False, seed=1)
-    assert float(distillation_loss(other, heads, temperature=2.0, confident=0.3).scores) > 0.01
+    assert float(distillation_loss(other, heads, temperature=2.0, confident=0.3)[0]) > 0.01
 
 
 def test_the_divergence_is_that_of_the_definition():
@@ -320,6 +320,17 @@ def test_the_divergence_is_that_of_the_definition():
     weight = np.where(face >= 0.3, face, 0)
     each = np.abs(student.boxes.numpy() - teacher.boxes.numpy())
     each = np.where(each < 1, each**2 / 2, each - 0.5).sum(-1)
-    found = distillation_loss(student, teacher, temperature=2.0, confident=0.3)
-    assert_allclose(float(found.scores), scores, rtol=1e-5)
-    assert_allclose(float(found.boxes), (each * weight).sum() / weight.sum(), rtol=1e-5)
+    divergence, boxes = distillation_loss(student, teacher, temperature=2.0, confident=0.3)
+    assert_allclose(float(divergence), scores, rtol=1e-5)
+    assert_allclose(float(boxes), (each * weight).sum() / weight.sum(), rtol=1e-5)
+
+
+def test_the_distance_of_features_is_relative_to_the_teacher_at_every_level():
+    random = np.random.default_rng(0)
+    teacher = [random.normal(size=(2, 3, 4, 5)), 100 * random.normal(size=(2, 3, 2, 2))]
+    student = [random.normal(size=level.shape) for level in teacher]
+    levels = [((s - t) ** 2).sum() / (t**2).sum() for s, t in zip(student, teacher)]
+    found = feature_loss(
+        [torch.tensor(level) for level in student], [torch.tensor(level) for level in teacher]
+    )
+    assert_allclose(float(found), np.mean(levels), rtol=1e-5)

@@ -22,7 +22,7 @@ cv2 = pytest.importorskip("cv2", reason="training needs OpenCV")
 from edgeface.train import checkpoint, export, judge, log, loop, pictures, weights
 from edgeface.train import config as configs
 from edgeface.train.augment import Augmentation
-from edgeface.train.config import Config, Stage
+from edgeface.train.config import Config, Distillation, Stage
 from edgeface.train.learner import Learner
 from edgeface.train.samples import load_samples
 from edgeface.train.schedule import Progress, Schedule, learning_rate
@@ -235,9 +235,11 @@ def test_the_loss_falls(longer):
 
 def test_a_student_comes_closer_to_its_teacher(run, longer):
     teacher = weights.open_teacher(longer[1] / loop.CHECKPOINT)
-    reports, _ = run(dataclasses.replace(LONGER, seed=1), teacher=teacher)
+    config = dataclasses.replace(LONGER, seed=1, distillation=Distillation(features=1.0))
+    reports, _ = run(config, teacher=teacher)
     assert reports[-1].taught_scores < 0.7 * reports[0].taught_scores
     assert reports[-1].taught_boxes < 0.7 * reports[0].taught_boxes
+    assert reports[-1].taught_features < 0.7 * reports[0].taught_features
 
 
 def test_landmarks_are_learnt_where_the_run_has_them(run):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .loss import Losses, distillation_loss, multibox_loss
-from .networks import Heads, make_network
+from .loss import Losses, Taught, distillation_loss, feature_loss, multibox_loss
+from .networks import Detector, Heads, make_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
     total: Tensor
     losses: Losses
-    taught: Losses | None  # the distance from the teacher
+    taught: Taught | None  # the distance from the teacher
 
 
 class Learner:
@@ -34,7 +34,7 @@ class Learner:
         config: Config,
         device: torch.device,
         *,
-        teacher: nn.Module | None = None,
+        teacher: Detector | None = None,
         start: nn.Module | None = None,
     ) -> None:
         self.config = config
@@ -73,22 +73,25 @@ class Learner:
         config = self.config
         taught, spared = None, None
         with torch.autocast(self.device.type, torch.bfloat16, config.precision == "bfloat16"):
-            heads = Heads(*self._forward(images))
+            heads, features = _seen(self._forward(images))
             if self._teach is not None:
                 with torch.no_grad():
-                    teacher = Heads(*self._teach(images))
+                    teacher, wanted = _seen(self._teach(images))
         if self._teach is not None:
             options = config.distillation
-            taught = distillation_loss(
-                heads, teacher, temperature=options.temperature, confident=options.confident
+            taught = Taught(
+                *distillation_loss(
+                    heads, teacher, temperature=options.temperature, confident=options.confident
+                ),
+                feature_loss(features, wanted),
             )
             spared = teacher.scores.float().softmax(-1)[..., 1] > options.spare
         losses = multibox_loss(heads, targets, negatives=config.negatives, spared=spared)
         total = losses.scores + config.box_weight * losses.boxes
         total = total + config.landmark_weight * losses.landmarks
         if taught is not None:
-            total = total + config.distillation.scores * taught.scores
-            total = total + config.distillation.boxes * taught.boxes
+            total = total + options.scores * taught.scores + options.boxes * taught.boxes
+            total = total + options.features * taught.features
         return Step(total, losses, taught)
 
     def _follow(self) -> None:
@@ -124,14 +127,33 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
     network.load_state_dict(found)
 
 
-def _compiled(network: nn.Module, config: Config) -> Any:
-    return torch.compile(network, dynamic=False) if config.compile else network
+class _Observed(nn.Module):
+    """A network that shows what its heads look at, too."""
+
+    def __init__(self, network: Detector) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Heads, list[Tensor]]:
+        features = self.network.features(image)
+        return self.network.heads(features), features
+
+
+def _compiled(network: Detector, config: Config) -> Any:
+    observed = _Observed(network)
+    return torch.compile(observed, dynamic=False) if config.compile else observed
+
+
+def _seen(made: Any) -> tuple[Heads, list[Tensor]]:
+    """Compiled networks return plain tuples."""
+    heads, features = made
+    return Heads(*heads), features
 
 
 def _detached(part: Any) -> Any:
     if part is None:
         return None
-    return part.detach() if isinstance(part, Tensor) else Losses(*(x.detach() for x in part))
+    return part.detach() if isinstance(part, Tensor) else type(part)(*(x.detach() for x in part))
 
 
 def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:

@@ -46,6 +46,7 @@ class Report:
     landmarks: float
     taught_scores: float
     taught_boxes: float
+    taught_features: float
     images_per_second: float
 
 
@@ -88,7 +89,7 @@ class Window:
         """The mean since the last report."""
         self.check()
         means = [statistics.fmean(column) for column in zip(*self._costs)]
-        total, scores, boxes, landmarks, taught_scores, taught_boxes = means
+        total, scores, boxes, landmarks, *taught = means
         speed = self._images / max(self._seconds, 1e-9)
         self._costs, self._images, self._seconds = [], 0, 0.0
         return Report(
@@ -102,16 +103,17 @@ class Window:
             scores=scores,
             boxes=boxes,
             landmarks=landmarks,
-            taught_scores=taught_scores,
-            taught_boxes=taught_boxes,
+            taught_scores=taught[0],
+            taught_boxes=taught[1],
+            taught_features=taught[2],
             images_per_second=speed,
         )
 
 
 def _costs(step: Step) -> list[float]:
-    """total, scores, boxes, landmarks, taught scores, taught boxes."""
+    """total, scores, boxes, landmarks, taught scores, boxes, features."""
     nothing = torch.zeros_like(step.total)
-    taught = (nothing, nothing) if step.taught is None else step.taught[:2]
+    taught = (nothing,) * 3 if step.taught is None else step.taught
     values: list[float] = torch.stack([step.total, *step.losses, *taught]).tolist()
     return values
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .config import Config
+    from .networks import Detector
     from .pictures import Pictures
     from .samples import Sample
 
@@ -37,7 +38,7 @@ def train(
     output: Path,
     *,
     device: torch.device,
-    teacher: nn.Module | None = None,
+    teacher: Detector | None = None,
     start: nn.Module | None = None,
     hours: float | None = None,
     resume: bool = False,

@@ -11,6 +11,8 @@ from torch.nn import functional
 from .priors import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .networks import Heads
     from .priors import Targets
 
@@ -21,6 +23,14 @@ class Losses(NamedTuple):
     scores: Tensor
     boxes: Tensor
     landmarks: Tensor
+
+
+class Taught(NamedTuple):
+    """Scalars: how far a student is from its teacher."""
+
+    scores: Tensor
+    boxes: Tensor
+    features: Tensor
 
 
 def multibox_loss(
@@ -67,7 +77,7 @@ def hardest(scores: Tensor, positive: Tensor, candidates: Tensor, ratio: float) 
 
 def distillation_loss(
     student: Heads, teacher: Heads, *, temperature: float, confident: float
-) -> Losses:
+) -> tuple[Tensor, Tensor]:
     """Divergence of the scores ("Distilling the Knowledge", arXiv 1503.02531) and smooth L1 of the offsets.
 
     Every prior counts in the scores, each as much as its image's share of the teacher's faces. Offsets count
@@ -84,7 +94,20 @@ def distillation_loss(
         student.boxes.float(), teacher.boxes.float(), reduction="none"
     )
     boxes = (boxes.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
-    return Losses(divergence / count, boxes, divergence.new_zeros(()))
+    return divergence / count, boxes
+
+
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared distance of what the heads look at over its mean square, the mean of all levels.
+
+    "FitNets" (arXiv 1412.6550, section 2.2), without their regressor: student and teacher are of one shape.
+    """
+    parts = []
+    for ours, theirs in zip(student, teacher):
+        wanted = theirs.float()
+        distance = (ours.float() - wanted).square().mean()
+        parts.append(distance / wanted.square().mean().clamp(min=1e-6))
+    return torch.stack(parts).mean()
 
 
 def _smooth_l1(said: Tensor, wanted: Tensor, where: Tensor) -> Tensor:

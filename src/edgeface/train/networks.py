@@ -114,7 +114,22 @@ def _conv_norm(
 # --- Networks --------------------------------------------------------------------------------------
 
 
-class Ultraface(nn.Module):
+class Detector(nn.Module):
+    """Features, level by level, and heads that look at them."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, height, width) float32, (pixel - mean) * scale -> a value for every level of priors."""
+        raise NotImplementedError
+
+    def heads(self, features: Sequence[Tensor]) -> Heads:
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Heads:
+        """(N, 3, height, width) float32, (pixel - mean) * scale -> Heads."""
+        return self.heads(self.features(image))
+
+
+class Ultraface(Detector):
     """Slim or RFB with scores and boxes, named as in Ultra-Light-Fast-Generic-Face-Detector-1MB."""
 
     def __init__(self, network: str) -> None:
@@ -124,14 +139,15 @@ class Ultraface(nn.Module):
         self.classification_headers = _head(2)
         self.regression_headers = _head(4)
 
-    def forward(self, image: Tensor) -> Heads:
-        """(N, 3, height, width) float32, (pixel - mean) * scale -> Heads."""
-        features = _features((*self.base_net, *self.extras), image)
+    def features(self, image: Tensor) -> list[Tensor]:
+        return _features((*self.base_net, *self.extras), image)
+
+    def heads(self, features: Sequence[Tensor]) -> Heads:
         scores = _rows(self.classification_headers, features, 2)
         return Heads(scores, _rows(self.regression_headers, features, 4), None)
 
 
-class UltrafaceLandmark(nn.Module):
+class UltrafaceLandmark(Detector):
     """The same with five landmarks, named as in Face-Detector-1MB-with-landmark."""
 
     def __init__(self, network: str) -> None:
@@ -142,15 +158,15 @@ class UltrafaceLandmark(nn.Module):
         self.conf = _head(2)
         self.landm = _head(10)
 
-    def forward(self, image: Tensor) -> Heads:
-        """(N, 3, height, width) float32, (pixel - mean) * scale -> Heads."""
-        layers = [self.get_submodule(f"conv{index}") for index in range(1, 15)]
-        features = _features(layers, image)
+    def features(self, image: Tensor) -> list[Tensor]:
+        return _features([self.get_submodule(f"conv{index}") for index in range(1, 15)], image)
+
+    def heads(self, features: Sequence[Tensor]) -> Heads:
         boxes, scores = _rows(self.loc, features, 4), _rows(self.conf, features, 2)
         return Heads(scores, boxes, _rows(self.landm, features, 10))
 
 
-def make_network(network: str, *, landmarks: bool) -> nn.Module:
+def make_network(network: str, *, landmarks: bool) -> Detector:
     """A slim or an RFB network with random weights.
 
     Raises:
@@ -158,7 +174,7 @@ def make_network(network: str, *, landmarks: bool) -> nn.Module:
     """
     if network not in NETWORKS:
         raise ValueError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
-    made = UltrafaceLandmark(network) if landmarks else Ultraface(network)
+    made: Detector = UltrafaceLandmark(network) if landmarks else Ultraface(network)
     made.apply(_initialise)
     return made
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from .networks import Detector
 
 
-def network_of(weights: Mapping[str, Tensor]) -> nn.Module:
+def network_of(weights: Mapping[str, Tensor]) -> Detector:
     """The network that these weights are of, with them, in evaluation mode.
 
     Raises:
@@ -32,7 +34,8 @@ def network_of(weights: Mapping[str, Tensor]) -> nn.Module:
     network = "rfb" if any(".shortcut." in key for key in weights) else "slim"
     made = make_network(network, landmarks=landmarks)
     made.load_state_dict(dict(weights), strict=False)  # a file of PyTorch 0.3 counts no batches
-    return made.eval()
+    made.eval()
+    return made
 
 
 def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
@@ -40,7 +43,7 @@ def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
     return {key: value.detach().float().cpu().numpy() for key, value in weights.items()}
 
 
-def open_teacher(path: str | os.PathLike[str]) -> nn.Module:
+def open_teacher(path: str | os.PathLike[str]) -> Detector:
     """Ultra-Light's released .pth or a checkpoint of a run: of networks with the same priors.
 
     Raises:
@@ -49,10 +52,11 @@ def open_teacher(path: str | os.PathLike[str]) -> nn.Module:
     teacher = open_network(path)
     if "landm.3.weight" in teacher.state_dict():
         raise ModelError(f"{path}: with landmarks; the released ones have other priors and colours")
-    return teacher.requires_grad_(False)
+    teacher.requires_grad_(False)
+    return teacher
 
 
-def open_network(path: str | os.PathLike[str]) -> nn.Module:
+def open_network(path: str | os.PathLike[str]) -> Detector:
     """The network in a .pth or in a checkpoint of a run, in evaluation mode.
 
     Raises:
