@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 FLOAT32 = np.dtype(np.float32)
-ACTIVATIONS = ("none", "relu", "relu6")
+ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu")
 
 # Beyond any detector for a board (RetinaFace-ResNet50 at 1080p stays under 2**28); keeps a crafted
 # file from asking for the machine's memory.
@@ -32,7 +32,7 @@ MAX_ELEMENTS = 1 << 30
 # plans. RetinaFace-ResNet50 at 1080p has 4.6 GiB of float32 with each Relu and Add a tensor of its own,
 # counted from its layers; RFB at 1080p 0.4 GiB.
 MAX_BYTES = 1 << 33
-# Of a convolution's stride, dilation and pads: the engine counts positions in int.
+# Of a window's stride, dilation and pads: the engine counts positions in int.
 MAX_WINDOW = 1 << 16
 
 
@@ -45,6 +45,7 @@ class Conv:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     groups: int = 1
     activation: str = "none"
+    slope: float = 0.0  # of leaky_relu, 0 for every other
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,47 @@ class Relu:
 
 
 @dataclass(frozen=True)
+class LeakyRelu:
+    """x where it is positive, slope * x elsewhere; 0 < slope < 1, so max(x, slope * x).
+
+    Backends take the slope as a float32. Readers give the shortest decimal number that is that float32.
+    """
+
+    slope: float
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """1 / (1 + exp(-x))."""
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest value of every window, by channel; what lies beyond the edges is never it.
+
+    Ceil mode is stride - 1 more of padding at the bottom and at the right, for every input size.
+    """
+
+    kernel: tuple[int, int]  # height, width
+    stride: tuple[int, int] = (1, 1)  # vertical, horizontal
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Inputs are data and like: data's channels at like's height and width, the nearest pixel of data each.
+
+    Row y of the output is row floor(y * data's height / like's height) of data, columns alike: PyTorch's
+    interpolate(mode="nearest", size=...). A size that is another tensor's follows the network's input.
+    """
+
+
+@dataclass(frozen=True)
 class Add:
     """Sum of two tensors of one shape, with an activation."""
 
     activation: str = "none"
+    slope: float = 0.0  # of leaky_relu, 0 for every other
 
 
 @dataclass(frozen=True)
@@ -87,7 +125,9 @@ class Reshape:
     shape: tuple[int, ...]
 
 
-Op = Union[Conv, Relu, Add, Concat, Softmax, Transpose, Reshape]
+Op = Union[
+    Conv, Relu, LeakyRelu, Sigmoid, MaxPool, Upsample, Add, Concat, Softmax, Transpose, Reshape
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,15 +229,15 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """Relu nodes merged into the Conv or Add before them, where nothing else reads the value between.
+    """Relu and LeakyRelu merged into the Conv or Add before, where nothing else reads the value between.
 
-    A quantised value's Relu must keep its scale and zero point.
+    Of a quantised value only a Relu, which must keep its scale and zero point.
     """
     reads = Counter(name for node in graph.nodes for name in node.inputs)
     relu_after = {
         node.inputs[0]: node
         for node in graph.nodes
-        if isinstance(node.op, Relu) and node.inputs[0] not in graph.outputs
+        if isinstance(node.op, (Relu, LeakyRelu)) and node.inputs[0] not in graph.outputs
         if reads[node.inputs[0]] == 1
     }
     nodes: list[Node] = []
@@ -208,21 +248,29 @@ def fuse_activations(graph: Graph) -> Graph:
             continue
         if relu is not None and _can_absorb(node, relu, graph.tensors):
             assert isinstance(node.op, (Conv, Add))
-            op = dataclasses.replace(node.op, activation="relu")
+            op = _activated(node.op, relu.op)
             node = dataclasses.replace(node, op=op, output=relu.output)  # noqa: PLW2901
             dropped.add(relu.output)
         nodes.append(node)
     return pruned(nodes, graph.tensors, graph.input, graph.outputs)
 
 
+def _activated(op: Conv | Add, activation: Op) -> Conv | Add:
+    if isinstance(activation, LeakyRelu):
+        return dataclasses.replace(op, activation="leaky_relu", slope=activation.slope)
+    return dataclasses.replace(op, activation="relu")
+
+
 def _can_absorb(node: Node, relu: Node, tensors: Mapping[str, Tensor]) -> bool:
-    """Not where the Relu has a scale of its own: merging would round once instead of twice."""
+    """Not where merging would round once instead of twice: a slope, or a scale of the Relu's own."""
     if not isinstance(node.op, (Conv, Add)) or node.op.activation != "none":
         return False
     before, after = tensors[node.output].quantization, tensors[relu.output].quantization
     if before is None:  # not rounded before the Relu
         return True
-    return after is not None and bool(
+    if after is None or isinstance(relu.op, LeakyRelu):
+        return False
+    return bool(
         np.array_equal(before.scale, after.scale)
         and np.array_equal(before.zero_point, after.zero_point)
     )
@@ -251,6 +299,41 @@ def _require(condition: bool, message: str) -> None:
         raise _MisfitError(message)
 
 
+def _check_activation(op: Conv | Add) -> None:
+    _require(op.activation in ACTIVATIONS, f"unknown activation '{op.activation}'")
+    if op.activation == "leaky_relu":
+        _check_slope(op.slope)
+    else:
+        _require(op.slope == 0, f"activation '{op.activation}' has no slope")
+
+
+def _check_slope(slope: float) -> None:
+    as_float32 = float(np.float32(slope))
+    _require(0 < as_float32 < 1, f"the slope is {slope}; expected more than 0 and less than 1")
+
+
+def _windows(
+    size: Shape,
+    kernel: Iterable[int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> tuple[int, int]:
+    """How many windows fit into an image of that height and width, down and across."""
+    _require(min(stride) >= 1 and min(dilation) >= 1, "stride and dilation start at 1")
+    _require(min(pads) >= 0, "pads cannot be negative")
+    counts = []
+    for axis, taps in enumerate(kernel):
+        reach = dilation[axis] * (taps - 1) + 1
+        padded = size[axis] + pads[axis] + pads[axis + 2]
+        _require(reach <= padded, f"a kernel {reach} wide does not fit into {padded}")
+        _require(max(pads[axis], pads[axis + 2]) < reach, "padding is as large as the kernel")
+        counts.append((padded - reach) // stride[axis] + 1)
+    far = max(*stride, *dilation, *pads)
+    _require(far <= MAX_WINDOW, f"stride, dilation and pads end at {MAX_WINDOW}")
+    return counts[0], counts[1]
+
+
 def _conv_shape(op: Conv, inputs: list[Shape]) -> Shape:
     _require(len(inputs) in (2, 3), "it takes data, weight and an optional bias")
     data, weight = inputs[:2]
@@ -268,30 +351,39 @@ def _conv_shape(op: Conv, inputs: list[Shape]) -> Shape:
         len(inputs) == 2 or inputs[2] == (out_channels,),
         "the bias needs one value per output channel",
     )
-    _require(op.activation in ACTIVATIONS, f"unknown activation '{op.activation}'")
-    _require(min(op.stride) >= 1 and min(op.dilation) >= 1, "stride and dilation start at 1")
-    _require(min(op.pads) >= 0, "pads cannot be negative")
-    size = []
-    for axis in (0, 1):
-        reach = op.dilation[axis] * (weight[2 + axis] - 1) + 1
-        padded = data[2 + axis] + op.pads[axis] + op.pads[axis + 2]
-        _require(reach <= padded, f"a kernel {reach} wide does not fit into {padded}")
-        _require(max(op.pads[axis], op.pads[axis + 2]) < reach, "padding is as large as the kernel")
-        size.append((padded - reach) // op.stride[axis] + 1)
-    far = max(*op.stride, *op.dilation, *op.pads)
-    _require(far <= MAX_WINDOW, f"stride, dilation and pads end at {MAX_WINDOW}")
-    return (data[0], out_channels, size[0], size[1])
+    _check_activation(op)
+    size = _windows(data[2:], weight[2:], op.stride, op.dilation, op.pads)
+    return (data[0], out_channels, *size)
 
 
-def _relu_shape(_op: Relu, inputs: list[Shape]) -> Shape:
+def _relu_shape(_op: Relu | Sigmoid, inputs: list[Shape]) -> Shape:
     _require(len(inputs) == 1, "it takes one input")
     return inputs[0]
+
+
+def _leaky_relu_shape(op: LeakyRelu, inputs: list[Shape]) -> Shape:
+    _require(len(inputs) == 1, "it takes one input")
+    _check_slope(op.slope)
+    return inputs[0]
+
+
+def _max_pool_shape(op: MaxPool, inputs: list[Shape]) -> Shape:
+    _require(len(inputs) == 1 and len(inputs[0]) == 4, "it takes one image")
+    _require(min(op.kernel) >= 1, "the kernel is empty")
+    return (*inputs[0][:2], *_windows(inputs[0][2:], op.kernel, op.stride, (1, 1), op.pads))
+
+
+def _upsample_shape(_op: Upsample, inputs: list[Shape]) -> Shape:
+    _require(len(inputs) == 2, "it takes data and a tensor of the size wanted")
+    data, like = inputs
+    _require(len(data) == 4 and len(like) == 4, "both need four dimensions")
+    return (*data[:2], *like[2:])
 
 
 def _add_shape(op: Add, inputs: list[Shape]) -> Shape:
     _require(len(inputs) == 2, "it takes two inputs")
     _require(inputs[0] == inputs[1], "both need one shape (no broadcasting)")
-    _require(op.activation in ACTIVATIONS, f"unknown activation '{op.activation}'")
+    _check_activation(op)
     return inputs[0]
 
 
@@ -333,6 +425,10 @@ def _reshape_shape(op: Reshape, inputs: list[Shape]) -> Shape:
 _RULES: dict[type[Any], Callable[[Any, list[Shape]], Shape]] = {
     Conv: _conv_shape,
     Relu: _relu_shape,
+    LeakyRelu: _leaky_relu_shape,
+    Sigmoid: _relu_shape,
+    MaxPool: _max_pool_shape,
+    Upsample: _upsample_shape,
     Add: _add_shape,
     Concat: _concat_shape,
     Softmax: _softmax_shape,

@@ -119,6 +119,8 @@ class _Lowering:
         dtype = self.graph.tensors[node.output].dtype
         if dtype != self.graph.tensors[self.graph.input].dtype:
             raise _unsupported(node, f"it makes {dtype} from another type")
+        if type(node.op) not in _RULES:
+            raise _unsupported(node, "no kernel for it yet")
         try:
             self.values[node.output] = _RULES[type(node.op)](self, node)
         except ValueError as error:  # the core's own checks
@@ -166,6 +168,12 @@ def _unsupported(node: Node, why: str) -> BackendError:
     return BackendError(f"it has no way to run {node.kind} '{node.name}': {why}")
 
 
+def _clamp(node: Node, activation: str) -> tuple[float, float]:
+    if activation not in _CLAMP:
+        raise _unsupported(node, f"no kernel for {activation} yet")
+    return _CLAMP[activation]
+
+
 def _conv(lowering: _Lowering, node: Node) -> _Value:
     op = node.op
     assert isinstance(op, Conv)
@@ -178,7 +186,7 @@ def _conv(lowering: _Lowering, node: Node) -> _Value:
         "dilation": op.dilation,
         "pad": op.pads[:2],
         "groups": op.groups,
-        "clamp": _CLAMP[op.activation],
+        "clamp": _clamp(node, op.activation),
         "output": (height, width, channels),
     }
     if lowering.graph.tensors[node.output].dtype == FLOAT32:
@@ -247,7 +255,7 @@ def _add(lowering: _Lowering, node: Node) -> _Value:
     if a.is_rows != b.is_rows:
         raise _unsupported(node, "its inputs lie in memory in different orders")
     number = lowering.network.add(
-        node.name, a.number, b.number, clamp=_CLAMP[op.activation], scale=lowering.scale(node)
+        node.name, a.number, b.number, clamp=_clamp(node, op.activation), scale=lowering.scale(node)
     )
     return _Value(number, a.is_rows)
 

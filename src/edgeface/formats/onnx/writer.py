@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ModelError
-from ...graph import Concat, Conv, Graph, Node, Reshape, Softmax, Transpose
+from ...graph import (
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    MaxPool,
+    Node,
+    Reshape,
+    Sigmoid,
+    Softmax,
+    Transpose,
+    Upsample,
+)
 from .. import protobuf
 from . import quantization
 from .records import (
@@ -98,6 +110,8 @@ class _Export:
         return ValueInfoProto(name, TypeProto(TensorTypeProto(FLOAT, ShapeProto(dims))))
 
     def add(self, node: Node) -> None:
+        if isinstance(node.op, (LeakyRelu, MaxPool, Sigmoid, Upsample)):
+            raise ModelError(f"{node.kind} '{node.name}' is not written to ONNX yet")
         made = self.graph.tensors[node.output]
         activation = getattr(node.op, "activation", "none")
         if made.quantization is None:
@@ -169,6 +183,8 @@ class _Export:
         return self.bounds[name]
 
     def activate(self, activation: str, linear: str, node: Node, output: str) -> None:
+        if activation not in ("relu", "relu6"):
+            raise ModelError(f"'{node.name}' has {activation}, which is not written to ONNX yet")
         kind, inputs = "Relu", [linear]
         if activation == "relu6":
             if not self.limits:

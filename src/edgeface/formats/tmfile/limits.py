@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ModelError
-from ...graph import FLOAT32, Add, Concat, Conv, Relu, Softmax, Transpose
+from ...graph import (
+    FLOAT32,
+    Add,
+    Concat,
+    Conv,
+    LeakyRelu,
+    MaxPool,
+    Relu,
+    Sigmoid,
+    Softmax,
+    Transpose,
+    Upsample,
+)
 from .records import DTYPES, INT8, INT32, MAX_DIMS, MAX_ENTRIES, MAX_NODES, NEED_SCALE, UINT8
 from .rules import bias_units, check_operands, check_scales, check_types, equal
 
@@ -140,7 +152,7 @@ def _check_node(graph: Graph, node: Node) -> None:
     check_types(where, node.op, inputs, node.output, output.dtype)
     if isinstance(node.op, Conv):
         check_operands(where, inputs)
-        _check_convolution(where, inputs)
+        _check_convolution(where, node.op, inputs)
         return
     for name, tensor in zip(node.inputs, inputs):
         if tensor.quantization is not None and tensor.quantization.scale.size != 1:
@@ -151,6 +163,8 @@ def _check_node(graph: Graph, node: Node) -> None:
 
 def _check_operator(where: str, node: Node, dims: int) -> None:
     op = node.op
+    if isinstance(op, (LeakyRelu, MaxPool, Sigmoid, Upsample)):
+        raise ModelError(f"{where} is not written to a tmfile yet")
     if isinstance(op, Add) and op.activation != "none":
         raise ModelError(f"{where} has activation {op.activation}, which no tmfile has for a sum")
     allowed = _DIMS.get(type(op), range(1, MAX_DIMS + 1))
@@ -160,7 +174,9 @@ def _check_operator(where: str, node: Node, dims: int) -> None:
         )
 
 
-def _check_convolution(where: str, inputs: list[Tensor]) -> None:
+def _check_convolution(where: str, op: Conv, inputs: list[Tensor]) -> None:
+    if op.activation == "leaky_relu":
+        raise ModelError(f"{where} has leaky_relu, which is not written to a tmfile yet")
     weight = inputs[1]
     if weight.dtype == INT8 and weight.shape[0] == 1:
         raise ModelError(
