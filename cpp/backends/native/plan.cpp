@@ -268,7 +268,10 @@ void Plan::add_ring(int number, int rows) {
 
 void Plan::run() {
     fill_margins(type_, input(), {0, input().shape.height});
-    pool_.run([](void* plan, int rank) { static_cast<Plan*>(plan)->run_all(rank); }, this);
+    const auto work = [](void* plan, int phase, int part, int rank) {
+        static_cast<Plan*>(plan)->run_part(phase, part, rank);
+    };
+    pool_.run(static_cast<int>(chains_.size()), work, this);
 }
 
 std::vector<double> Plan::profile(int rounds) {
@@ -284,15 +287,11 @@ std::vector<double> Plan::profile(int rounds) {
     return best;
 }
 
-void Plan::run_all(int rank) {
-    const int threads = pool_.size();
-    for (const StageChain& chain : chains_) {
-        const long long rows = height(chain);
-        run_chain(chain,
-                  {static_cast<int>(rows * rank / threads), static_cast<int>(rows * (rank + 1) / threads)},
-                  workers_[size_of(rank)]);
-        pool_.wait_for_all();
-    }
+void Plan::run_part(int number, int part, int rank) {
+    const StageChain& chain = chains_[size_of(number)];
+    const long long rows = height(chain), parts = pool_.size();
+    run_chain(chain, {static_cast<int>(rows * part / parts), static_cast<int>(rows * (part + 1) / parts)},
+              workers_[size_of(rank)]);
 }
 
 int Plan::height(const StageChain& chain) const {

@@ -67,7 +67,7 @@ class Plan {
     void prepare(const Network& network, const Kernels& kernels, const CacheSizes& caches);
     void hire(std::vector<Image> images);
     void add_ring(int image, int rows);
-    void run_all(int rank);
+    void run_part(int chain, int part, int rank);
     void run_chain(const StageChain& chain, Rows rows, Worker& worker) const;
     void make(const StageChain& chain, int stage, int end, Worker& worker) const;
     int height(const StageChain& chain) const;

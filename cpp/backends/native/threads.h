@@ -1,4 +1,4 @@
-// A few threads that walk through a frame's steps together and sleep between frames.
+// A few threads that share a frame's work and sleep between frames.
 #pragma once
 
 #include <sys/types.h>
@@ -9,6 +9,9 @@ namespace edgeface::native {
 
 class ThreadPool {
   public:
+    // Part `part` of phase `phase`, on thread `rank`.
+    using Work = void (*)(void* context, int phase, int part, int rank);
+
     // At least one thread, the caller's own; std::invalid_argument otherwise.
     explicit ThreadPool(int threads);
     ~ThreadPool();
@@ -17,11 +20,10 @@ class ThreadPool {
 
     int size() const { return size_; }
 
-    // Calls work(context, rank) once on every thread, the caller being rank 0; returns when all are done.
-    void run(void (*work)(void*, int), void* context);
-
-    // Inside run(): waits until every thread has come here.
-    void wait_for_all();
+    // Does every phase in size() parts, on whichever threads are there to take them: one that wakes late, or
+    // that the system gave no CPU, holds nobody up. A phase begins when all of the one before is done. The
+    // caller is rank 0.
+    void run(int phases, Work work, void* context);
 
   private:
     struct Crew;
