@@ -44,7 +44,11 @@ Channels parse_channels(const std::string& name) {
                             {"rgb", Channels::rgb},
                             {"bgra", Channels::bgra},
                             {"rgba", Channels::rgba},
-                            {"gray", Channels::gray}},
+                            {"gray", Channels::gray},
+                            {"yuyv", Channels::yuyv},
+                            {"uyvy", Channels::uyvy},
+                            {"nv12", Channels::nv12},
+                            {"nv21", Channels::nv21}},
                            name, "channels");
 }
 
@@ -103,8 +107,18 @@ Options make_options(float score_threshold, float iou_threshold, const std::stri
     return options;
 }
 
+// U and V of two by two pixels, interleaved: (H / 2, W) uint8.
+void add_chroma(Frame& frame, const std::optional<Pixels>& array) {
+    const auto [width, height] = frame.size;
+    const bool fits = array && array->ndim() == 2 && array->shape(0) == height / 2 &&
+                      array->shape(1) == width && width % 2 == 0 && height % 2 == 0 && array->strides(1) == 1;
+    if (!fits) throw std::invalid_argument("the frame's chroma plane does not fit its luma plane");
+    frame.chroma = array->data();
+    frame.chroma_stride = array->strides(0);
+}
+
 // (H, W) or (H, W, C) uint8 with packed pixels; rows may be any distance apart.
-Frame as_frame(const Pixels& array, const std::string& name) {
+Frame as_frame(const Pixels& array, const std::string& name, const std::optional<Pixels>& chroma) {
     Frame frame;
     frame.channels = parse_channels(name);
     const py::ssize_t bytes = bytes_per_pixel(frame.channels);
@@ -122,6 +136,9 @@ Frame as_frame(const Pixels& array, const std::string& name) {
     frame.pixels = array.data();
     frame.size = {static_cast<int>(array.shape(1)), static_cast<int>(array.shape(0))};
     frame.row_stride = array.strides(0);
+    if (has_chroma_plane(frame.channels)) add_chroma(frame, chroma);
+    if (is_packed_yuv(frame.channels) && frame.size.width % 2 != 0)
+        throw std::invalid_argument("the frame's width is odd");
     return frame;
 }
 
@@ -234,8 +251,10 @@ std::vector<Detection> as_detections(const DenseArray& rows) {
 }
 
 py::tuple detect(Detector& detector, const Pixels& array, const std::string& channels,
-                 std::array<int, 4> region) {
-    const Frame frame = as_frame(array, channels);
+                 std::array<int, 4> region, const std::optional<Pixels>& chroma,
+                 std::array<float, 2> reduction) {
+    Frame frame = as_frame(array, channels, chroma);
+    frame.reduction = {reduction[0], reduction[1]};
     const Rect rect{region[0], region[1], region[2], region[3]};
     const bool inside = rect.x >= 0 && rect.y >= 0 && rect.width >= 1 && rect.height >= 1 &&
                         rect.width <= frame.size.width - rect.x && rect.height <= frame.size.height - rect.y;
@@ -251,8 +270,8 @@ py::tuple detect(Detector& detector, const Pixels& array, const std::string& cha
 }
 
 FloatArray preprocess_frame(const Pixels& array, const ModelSpec& spec, const std::string& channels,
-                            const std::string& isa) {
-    const Frame frame = as_frame(array, channels);
+                            const std::string& isa, const std::optional<Pixels>& chroma) {
+    const Frame frame = as_frame(array, channels, chroma);
     const Size size = spec.input.size;
     FloatArray out({1, spec.input.channels == Order::gray ? 1 : 3, size.height, size.width});
     ResizePlan plan = plan_resize(frame, spec.input, select_preprocess(isa));
@@ -426,8 +445,10 @@ void bind_detector(py::module_& m) {
                  return std::make_unique<Detector>(std::move(runner), std::move(spec), std::move(options));
              }),
              "backend"_a, "spec"_a, "options"_a)
-        .def("detect", &detect, "frame"_a, "channels"_a, "region"_a);
-    m.def("preprocess", &preprocess_frame, "frame"_a, "spec"_a, "channels"_a, "isa"_a = "");
+        .def("detect", &detect, "frame"_a, "channels"_a, "region"_a, py::kw_only(), "chroma"_a = py::none(),
+             "reduction"_a = std::array<float, 2>{1, 1});
+    m.def("preprocess", &preprocess_frame, "frame"_a, "spec"_a, "channels"_a, "isa"_a = "", py::kw_only(),
+          "chroma"_a = py::none());
     m.def("make_priors", &prior_array, "spec"_a);
     m.def("decode", &decode_heads, "scores"_a, "boxes"_a, "landmarks"_a, "spec"_a, "score_threshold"_a,
           "min_face"_a = std::array<float, 2>{0, 0});

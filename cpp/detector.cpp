@@ -18,21 +18,33 @@ double milliseconds(Clock::time_point from, Clock::time_point to) {
 
 Frame cut(const Frame& frame, Rect region) {
     Frame part = frame;
-    part.pixels += region.y * frame.row_stride + region.x * bytes_per_pixel(frame.channels);
     part.size = {region.width, region.height};
+    if (is_yuv(frame.channels)) {
+        part.chroma_x = region.x % 2;
+        part.chroma_y = region.y % 2;
+    }
+    const int x = is_packed_yuv(frame.channels) ? region.x - part.chroma_x : region.x;
+    part.pixels += region.y * frame.row_stride + x * bytes_per_pixel(frame.channels);
+    if (has_chroma_plane(frame.channels))
+        part.chroma += region.y / 2 * frame.chroma_stride + region.x / 2 * 2;
     return part;
 }
 
-// Boxes end at the region's edges; landmarks may lie outside, where a cut face has them.
-void place(Detection& face, const Placement& placement, Rect region) {
-    const auto x = [&](float value) { return value * placement.scale_x + placement.offset_x; };
-    const auto y = [&](float value) { return value * placement.scale_y + placement.offset_y; };
+// In the pixels that the caller sees.
+Box edges_of(Rect region, Point reduction) {
     const float left = static_cast<float>(region.x);
     const float top = static_cast<float>(region.y);
-    const float right = left + static_cast<float>(region.width);
-    const float bottom = top + static_cast<float>(region.height);
-    face.box = {std::clamp(x(face.box.x1), left, right), std::clamp(y(face.box.y1), top, bottom),
-                std::clamp(x(face.box.x2), left, right), std::clamp(y(face.box.y2), top, bottom)};
+    return {left * reduction.x, top * reduction.y, (left + static_cast<float>(region.width)) * reduction.x,
+            (top + static_cast<float>(region.height)) * reduction.y};
+}
+
+// Boxes end at the region's edges; landmarks may lie outside, where a cut face has them.
+void place(Detection& face, const Placement& placement, const Box& edges) {
+    const auto x = [&](float value) { return value * placement.scale_x + placement.offset_x; };
+    const auto y = [&](float value) { return value * placement.scale_y + placement.offset_y; };
+    face.box = {
+        std::clamp(x(face.box.x1), edges.x1, edges.x2), std::clamp(y(face.box.y1), edges.y1, edges.y2),
+        std::clamp(x(face.box.x2), edges.x1, edges.x2), std::clamp(y(face.box.y2), edges.y1, edges.y2)};
     for (Point& point : face.landmarks) point = {x(point.x), y(point.y)};
 }
 
@@ -129,13 +141,16 @@ Result Detector::detect(const Frame& frame, Rect region) {
     const Clock::time_point ran = Clock::now();
 
     Placement placement = resize_.placement;
-    placement.offset_x = static_cast<float>(region.x);
-    placement.offset_y = static_cast<float>(region.y);
+    const Box edges = edges_of(region, frame.reduction);
+    placement.scale_x *= frame.reduction.x;
+    placement.scale_y *= frame.reduction.y;
+    placement.offset_x = edges.x1;
+    placement.offset_y = edges.y1;
     const Point min_face{options_.min_face / placement.scale_x, options_.min_face / placement.scale_y};
     Result result;
     result.faces = non_max_suppression(
         decode(heads(), priors_, spec_, spec_.input.size, options_.score_threshold, min_face), options_.nms);
-    for (Detection& face : result.faces) place(face, placement, region);
+    for (Detection& face : result.faces) place(face, placement, edges);
     result.faces.erase(std::remove_if(result.faces.begin(), result.faces.end(), is_nothing),
                        result.faces.end());
     const Clock::time_point decoded = Clock::now();

@@ -18,22 +18,34 @@ namespace {
 // 16-bit lanes hold everything.
 constexpr int kWeightOne = 1 << 11;
 
-// Pixel centres coincide: source = (i + 0.5) * from / to - 0.5, clamped to the image. Exact in integers.
-Tap tap(int i, std::int64_t from, std::int64_t to) {
-    const std::int64_t numerator = (2 * i + 1) * from - to;
-    const std::int64_t denominator = 2 * to;
+// Where numerator / denominator, an even one, lies between `count` samples. Exact in integers.
+Tap tap_at(std::int64_t numerator, std::int64_t denominator, std::int64_t count) {
     if (numerator <= 0) return {0, 0};
     const std::int64_t first = numerator / denominator;
-    if (first >= from - 1) return {static_cast<int>(from) - 1, 0};
+    if (first >= count - 1) return {static_cast<int>(count) - 1, 0};
     const std::int64_t rest = numerator - first * denominator;
-    const std::int64_t weight = (rest * kWeightOne + to) / denominator;
+    const std::int64_t weight = (rest * kWeightOne + denominator / 2) / denominator;
     if (weight == kWeightOne) return {static_cast<int>(first) + 1, 0};
     return {static_cast<int>(first), static_cast<int>(weight)};
 }
 
-std::vector<Tap> taps(int from, int to) {
+// Pixel centres coincide: source = (i + 0.5) * from / to - 0.5, clamped to the image.
+Tap tap(int i, std::int64_t from, std::int64_t to) { return tap_at((2 * i + 1) * from - to, 2 * to, from); }
+
+// How many U there are along `pixels` that begin with the first (0) or second (1) of two that share one.
+int chroma_count(int pixels, int phase) { return (pixels + phase + 1) / 2; }
+
+// The same of U and V, each in the middle of its pixels: source = ((i + 0.5) * from / to + phase) / 2 - 0.5.
+Tap chroma_tap(int i, int from, std::int64_t to, int phase) {
+    return tap_at((2 * i + 1) * std::int64_t{from} + 2 * to * (phase - 1), 4 * to, chroma_count(from, phase));
+}
+
+std::vector<Tap> row_taps(const Frame& frame, int to, bool chroma) {
     std::vector<Tap> result(static_cast<std::size_t>(to));
-    for (int i = 0; i < to; ++i) result[static_cast<std::size_t>(i)] = tap(i, from, to);
+    for (int i = 0; i < to; ++i) {
+        result[static_cast<std::size_t>(i)] =
+            chroma ? chroma_tap(i, frame.size.height, to, frame.chroma_y) : tap(i, frame.size.height, to);
+    }
     return result;
 }
 
@@ -58,33 +70,83 @@ int source_channel(Channels frame, Order order, int channel) {
     return frame_is_rgb == (order != Order::bgr) ? channel : 2 - channel;
 }
 
-int row_bytes(const ResizePlan& plan) { return plan.from.width * bytes_per_pixel(plan.channels); }
+// What a place of a column is blended from: two bytes of the row, and the weight of the right one.
+struct Blend {
+    int left;
+    int right;
+    int weight;
+};
+using Column = std::array<Blend, 3>;
+
+// Of samples that lie `step` bytes apart, from `offset` on.
+Blend blend(const Tap& tap, int step, int offset) {
+    const int left = tap.first * step + offset;
+    return {left, tap.weight != 0 ? left + step : left, tap.weight};
+}
+
+// The network's colours, or Y, U and V; of two planes the one has Y in all places, the other U in two.
+Column column(const Frame& frame, bool chroma_plane, Order order, int i, int to) {
+    Tap pixel = tap(i, frame.size.width, to);
+    const Tap chroma = chroma_tap(i, frame.size.width, to, frame.chroma_x);
+    const int step = bytes_per_pixel(frame.channels);
+    if (is_packed_yuv(frame.channels)) {
+        pixel.first += frame.chroma_x;
+        const int y = frame.channels == Channels::yuyv ? 0 : 1;
+        return {blend(pixel, step, y), blend(chroma, 4, 1 - y), blend(chroma, 4, 3 - y)};
+    }
+    if (chroma_plane) {
+        const int u = frame.channels == Channels::nv12 ? 0 : 1;
+        return {blend(chroma, 2, u), blend(chroma, 2, u), blend(chroma, 2, 1 - u)};
+    }
+    Column colours{};
+    for (int c = 0; c < 3; ++c) {
+        const int offset = step == 1 ? 0 : source_channel(frame.channels, order, c);
+        colours[static_cast<std::size_t>(c)] = blend(pixel, step, offset);
+    }
+    return colours;
+}
+
+int row_bytes(const Frame& frame, bool chroma_plane) {
+    if (chroma_plane) return 2 * chroma_count(frame.size.width, frame.chroma_x);
+    if (is_packed_yuv(frame.channels)) return 4 * chroma_count(frame.size.width, frame.chroma_x);
+    return frame.size.width * bytes_per_pixel(frame.channels);
+}
 
 // The columns beyond the width repeat the last one.
-void plan_columns(ResizePlan& plan, Order order) {
-    const int count = (plan.to.width + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
-    plan.windows.resize(static_cast<std::size_t>(count));
-    plan.shuffle.resize(static_cast<std::size_t>(count) * 8);
-    plan.weights.resize(static_cast<std::size_t>(count) * 4);
-    const int step = bytes_per_pixel(plan.channels);
+void plan_columns(PlaneResize& plane, const Frame& frame, bool chroma_plane, Order order, int width) {
+    const int count = (width + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
+    plane.windows.resize(static_cast<std::size_t>(count));
+    plane.shuffle.resize(static_cast<std::size_t>(count) * 8);
+    plane.weights.resize(static_cast<std::size_t>(count) * 4);
     // Windows end where the row ends: nothing beyond it may be read.
-    const int last_window = std::max(0, row_bytes(plan) - kWindow);
+    const int last_window = std::max(0, plane.row_bytes - kWindow);
     for (int i = 0; i < count; ++i) {
-        const auto [first, weight] = tap(std::min(i, plan.to.width - 1), plan.from.width, plan.to.width);
-        const int window = std::min(first * step, last_window);
-        plan.windows[static_cast<std::size_t>(i)] = window;
+        const Column blends = column(frame, chroma_plane, order, std::min(i, width - 1), width);
+        int window = last_window;
+        for (const Blend& blend : blends) window = std::min(window, blend.left);
+        plane.windows[static_cast<std::size_t>(i)] = window;
         // Two columns share a shuffle: the second's window, and its places, lie behind the first's.
         const int second = i % 2;
-        std::uint8_t* shuffle = plan.shuffle.data() + i / 2 * 16 + second * 4;
-        for (int c = 0; c < 3; ++c) {
-            const int left =
-                second * kWindow + first * step - window + source_channel(plan.channels, order, c);
-            shuffle[c] = static_cast<std::uint8_t>(left);
-            shuffle[8 + c] = static_cast<std::uint8_t>(weight != 0 ? left + step : left);
+        std::uint8_t* shuffle = plane.shuffle.data() + i / 2 * 16 + second * 4;
+        for (std::size_t c = 0; c < blends.size(); ++c) {
+            const auto [left, right, weight] = blends[c];
+            assert(right - window < kWindow);
+            shuffle[c] = static_cast<std::uint8_t>(second * kWindow + left - window);
+            shuffle[8 + c] = static_cast<std::uint8_t>(second * kWindow + right - window);
+            plane.weights[4 * static_cast<std::size_t>(i) + c] =
+                static_cast<std::int16_t>(weight * (32768 / kWeightOne));
         }
-        const auto fraction = static_cast<std::int16_t>(weight * (32768 / kWeightOne));
-        std::fill_n(plan.weights.begin() + 4 * i, 4, fraction);
     }
+}
+
+PlaneResize plan_plane(const Frame& frame, bool chroma_plane, Order order, Size to) {
+    PlaneResize plane;
+    plane.row_bytes = row_bytes(frame, chroma_plane);
+    plan_columns(plane, frame, chroma_plane, order, to.width);
+    plane.rows = row_taps(frame, to.height, chroma_plane);
+    plane.resized.resize(2 * plane.weights.size());
+    plane.line.resize(plane.weights.size());
+    return plane;
 }
 
 const PreprocessKernels* find_kernels(std::string_view isa) {
@@ -100,23 +162,26 @@ const PreprocessKernels* find_kernels(std::string_view isa) {
     return found != known.end() ? *found : nullptr;
 }
 
-// Makes the resized rows from top to bottom in plan.line, each source row interpolated once.
+// Makes a plane's resized rows from top to bottom in its line, each source row interpolated once.
 class RowSource {
   public:
-    RowSource(const Frame& frame, ResizePlan& plan)
-        : frame_(frame),
-          plan_(plan),
-          first_{-1, plan.resized.data()},
-          second_{-1, plan.resized.data() + plan.resized.size() / 2} {}
+    RowSource(const std::uint8_t* pixels, std::ptrdiff_t row_stride, PlaneResize& plane,
+              const PreprocessKernels& kernels)
+        : pixels_(pixels),
+          row_stride_(row_stride),
+          plane_(plane),
+          kernels_(kernels),
+          first_{-1, plane.resized.data()},
+          second_{-1, plane.resized.data() + plane.resized.size() / 2} {}
 
-    void make(int y) {
-        const Tap& tap = plan_.rows[static_cast<std::size_t>(y)];
-        if (y + 1 < plan_.to.height) prefetch(plan_.rows[static_cast<std::size_t>(y) + 1]);
+    void make(std::size_t y) {
+        const Tap& tap = plane_.rows[y];
+        if (y + 1 < plane_.rows.size()) prefetch(plane_.rows[y + 1]);
         if (second_.row == tap.first) std::swap(first_, second_);
         fill(first_, tap.first);
         if (tap.weight != 0) fill(second_, tap.first + 1);
-        plan_.kernels->blend_rows(first_.values, tap.weight != 0 ? second_.values : first_.values, tap.weight,
-                                  static_cast<int>(plan_.line.size()), plan_.line.data());
+        kernels_.blend_rows(first_.values, tap.weight != 0 ? second_.values : first_.values, tap.weight,
+                            static_cast<int>(plane_.line.size()), plane_.line.data());
     }
 
   private:
@@ -130,11 +195,10 @@ class RowSource {
     // needed.
     void prefetch(const Tap& tap) {
         constexpr int kCacheLine = 64;
-        const int bytes = row_bytes(plan_);
         const int last = tap.first + (tap.weight != 0 ? 1 : 0);
         for (int row = std::max(tap.first, prefetched_ + 1); row <= last; ++row) {
-            const std::uint8_t* pixels = frame_.pixels + row * frame_.row_stride;
-            for (int i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(pixels + i);
+            const std::uint8_t* pixels = pixels_ + row * row_stride_;
+            for (int i = 0; i < plane_.row_bytes; i += kCacheLine) __builtin_prefetch(pixels + i);
         }
         prefetched_ = last;
     }
@@ -142,21 +206,40 @@ class RowSource {
     void fill(Held& held, int row) {
         if (held.row == row) return;
         held.row = row;
-        const Columns columns{plan_.windows.data(), plan_.shuffle.data(), plan_.weights.data(),
-                              static_cast<int>(plan_.windows.size())};
-        const std::uint8_t* pixels = frame_.pixels + row * frame_.row_stride;
-        if (row_bytes(plan_) >= kWindow) return plan_.kernels->resize_columns(columns, pixels, held.values);
+        const Columns columns{plane_.windows.data(), plane_.shuffle.data(), plane_.weights.data(),
+                              static_cast<int>(plane_.windows.size())};
+        const std::uint8_t* pixels = pixels_ + row * row_stride_;
+        if (plane_.row_bytes >= kWindow) return kernels_.resize_columns(columns, pixels, held.values);
         std::array<std::uint8_t, kWindow> narrow{};
-        std::copy_n(pixels, row_bytes(plan_), narrow.begin());
-        plan_.kernels->resize_columns(columns, narrow.data(), held.values);
+        std::copy_n(pixels, plane_.row_bytes, narrow.begin());
+        kernels_.resize_columns(columns, narrow.data(), held.values);
     }
 
-    const Frame& frame_;
-    ResizePlan& plan_;
+    const std::uint8_t* pixels_;
+    std::ptrdiff_t row_stride_;
+    PlaneResize& plane_;
+    const PreprocessKernels& kernels_;
     Held first_;
     Held second_;
     int prefetched_ = -1;
 };
+
+std::uint8_t clipped(int value) { return static_cast<std::uint8_t>(std::clamp(value, 0, 255)); }
+
+// BT.601 in limited range (Y 16 to 235, U and V 16 to 240), which V4L2 means unless a driver says otherwise.
+// In 1/8192: 255 / 219; and 255 / 224 times 1.402, 0.714136, 0.344136 and 1.772.
+void to_colours(const std::uint8_t* luma, const std::uint8_t* chroma, std::size_t count, Order order,
+                std::uint8_t* __restrict out) {
+    const std::size_t red = order == Order::bgr ? 2 : 0;
+    for (std::size_t i = 0; i < count; i += 4) {
+        const int y = 9539 * (luma[i] - 16) + 4096;
+        const int u = chroma[i + 1] - 128;
+        const int v = chroma[i + 2] - 128;
+        out[i + red] = clipped((y + 13075 * v) >> 13);
+        out[i + 1] = clipped((y - 6660 * v - 3209 * u) >> 13);
+        out[i + 2 - red] = clipped((y + 16525 * u) >> 13);
+    }
+}
 
 // BT.601 luma in 8-bit fixed point, as JPEG and OpenCV weigh the colours; of gray it is that gray.
 void to_gray(std::vector<std::uint8_t>& line) {
@@ -299,11 +382,19 @@ class Writer {
 template <typename T>
 void write_frame(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input) {
     const Writer<T> writer(spec, input, *plan.kernels);
-    RowSource rows(frame, plan);
+    PlaneResize& first = plan.planes.front();
+    RowSource rows(frame.pixels, frame.row_stride, first, *plan.kernels);
+    RowSource chroma(frame.chroma, frame.chroma_stride, plan.planes.back(), *plan.kernels);
+    std::vector<std::uint8_t>& line = is_yuv(plan.channels) ? plan.colours : first.line;
     for (int y = 0; y < plan.to.height; ++y) {
-        rows.make(y);
-        if (spec.channels == Order::gray) to_gray(plan.line);
-        writer.row(plan.line.data(), y, plan.to.width);
+        rows.make(static_cast<std::size_t>(y));
+        if (plan.planes.size() > 1) chroma.make(static_cast<std::size_t>(y));
+        if (is_yuv(plan.channels)) {
+            to_colours(first.line.data(), plan.planes.back().line.data(), line.size(), spec.channels,
+                       line.data());
+        }
+        if (spec.channels == Order::gray) to_gray(line);
+        writer.row(line.data(), y, plan.to.width);
     }
     writer.clear(plan.to.width, 0, input.size.width, plan.to.height);
     writer.clear(0, plan.to.height, input.size.width, input.size.height);
@@ -326,11 +417,13 @@ ResizePlan plan_resize(const Frame& frame, const InputSpec& spec, const Preproce
     ResizePlan plan;
     plan.from = frame.size;
     plan.channels = frame.channels;
+    plan.chroma_x = frame.chroma_x;
+    plan.chroma_y = frame.chroma_y;
     plan.to = spec.resize == Resize::letterbox ? letterboxed(frame.size, spec.size) : spec.size;
-    plan_columns(plan, spec.channels);
-    plan.rows = taps(frame.size.height, plan.to.height);
-    plan.resized.resize(2 * plan.weights.size());
-    plan.line.resize(plan.weights.size());
+    plan.planes.push_back(plan_plane(frame, false, spec.channels, plan.to));
+    if (has_chroma_plane(frame.channels))
+        plan.planes.push_back(plan_plane(frame, true, spec.channels, plan.to));
+    if (is_yuv(frame.channels)) plan.colours.resize(plan.planes.front().line.size());
     plan.placement.scale_x = static_cast<float>(frame.size.width) / static_cast<float>(plan.to.width);
     plan.placement.scale_y = static_cast<float>(frame.size.height) / static_cast<float>(plan.to.height);
     plan.kernels = &kernels;

@@ -16,21 +16,33 @@ struct Tap {
     int weight = 0;  // in 1/2048, below 1; 0 where there is no next one
 };
 
-// Everything about a resize that is the same from frame to frame, and the rows it works in.
-struct ResizePlan {
-    Size from;
-    Channels channels = Channels::bgr;  // of the frame
-    Size to;  // the part of the network input that the frame covers, from its top left corner
+// The resize of one of a frame's planes, and the rows it works in.
+struct PlaneResize {
+    int row_bytes = 0;
     std::vector<std::int32_t> windows;  // with the next two, Columns
     std::vector<std::uint8_t> shuffle;
     std::vector<std::int16_t> weights;
     std::vector<Tap> rows;
     std::vector<std::int16_t> resized;  // two source rows after the horizontal pass
     std::vector<std::uint8_t> line;     // one finished row
+};
+
+// Everything about a resize that is the same from frame to frame.
+struct ResizePlan {
+    Size from;
+    Channels channels = Channels::bgr;  // of the frame
+    int chroma_x = 0;
+    int chroma_y = 0;
+    Size to;  // the part of the network input that the frame covers, from its top left corner
+    std::vector<PlaneResize> planes;    // one, or that of Y and that of U and V
+    std::vector<std::uint8_t> colours;  // of YUV frames: one finished row, converted
     Placement placement;
     const PreprocessKernels* kernels = nullptr;
 
-    bool fits(const Frame& frame) const { return from == frame.size && channels == frame.channels; }
+    bool fits(const Frame& frame) const {
+        return from == frame.size && channels == frame.channels && chroma_x == frame.chroma_x &&
+               chroma_y == frame.chroma_y;
+    }
 };
 
 // The kernels of the ISA that the engine uses when asked for `isa` (native::select_kernels), or of the next

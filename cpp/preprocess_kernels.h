@@ -20,7 +20,7 @@ constexpr int kWindow = 8;
 struct Columns {
     const std::int32_t* windows;  // [columns] bytes from the start of the row
     const std::uint8_t* shuffle;  // [columns / 2][2 of left and right][2 columns][4 places]
-    const std::int16_t* weights;  // [columns][4] of the right pixel, in 1/32768
+    const std::int16_t* weights;  // [columns][4 places] of the right pixel, in 1/32768
     int count;
 };
 

@@ -7,11 +7,12 @@ namespace {
 
 // `places` count from kBefore bytes before the window.
 template <int kBefore>
-void resize_column(const std::uint8_t* window, const std::uint8_t* places, int weight, std::int16_t* out) {
+void resize_column(const std::uint8_t* window, const std::uint8_t* places, const std::int16_t* weights,
+                   std::int16_t* out) {
     for (int c = 0; c < 3; ++c) {
         const int left = window[places[c] - kBefore];
         const int right = window[places[8 + c] - kBefore];
-        out[c] = static_cast<std::int16_t>(128 * left + (((right - left) * weight + 128) >> 8));
+        out[c] = static_cast<std::int16_t>(128 * left + (((right - left) * weights[c] + 128) >> 8));
     }
 }
 
@@ -19,8 +20,8 @@ void resize_columns(const Columns& columns, const std::uint8_t* row, std::int16_
     const auto [windows, shuffle, weights, count] = columns;
     for (int i = 0; i < count; i += 2) {
         const std::uint8_t* places = shuffle + 8 * i;
-        resize_column<0>(row + windows[i], places, weights[4 * i], out + 4 * i);
-        resize_column<kWindow>(row + windows[i + 1], places + 4, weights[4 * i + 4], out + 4 * i + 4);
+        resize_column<0>(row + windows[i], places, weights + 4 * i, out + 4 * i);
+        resize_column<kWindow>(row + windows[i + 1], places + 4, weights + 4 * i + 4, out + 4 * i + 4);
     }
 }
 

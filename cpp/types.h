@@ -23,12 +23,30 @@ struct Rect {
     int height = 0;
 };
 
-enum class Channels { bgr, rgb, bgra, rgba, gray };
+// The last four are what cameras send: Y, and a U and a V for two pixels side by side (yuyv, uyvy) or for two
+// by two (nv12, nv21).
+enum class Channels { bgr, rgb, bgra, rgba, gray, yuyv, uyvy, nv12, nv21 };
 
+inline bool is_packed_yuv(Channels channels) {
+    return channels == Channels::yuyv || channels == Channels::uyvy;
+}
+
+inline bool has_chroma_plane(Channels channels) {
+    return channels == Channels::nv12 || channels == Channels::nv21;
+}
+
+inline bool is_yuv(Channels channels) { return is_packed_yuv(channels) || has_chroma_plane(channels); }
+
+// In the first plane.
 inline int bytes_per_pixel(Channels channels) {
     switch (channels) {
         case Channels::gray:
+        case Channels::nv12:
+        case Channels::nv21:
             return 1;
+        case Channels::yuyv:
+        case Channels::uyvy:
+            return 2;
         case Channels::bgr:
         case Channels::rgb:
             return 3;
@@ -39,12 +57,25 @@ inline int bytes_per_pixel(Channels channels) {
     return 0;
 }
 
+struct Point {
+    float x = 0;
+    float y = 0;
+};
+
 // What the caller passes: packed pixels of one byte a channel, rows any distance apart.
 struct Frame {
     const std::uint8_t* pixels = nullptr;
     Size size;
     std::ptrdiff_t row_stride = 0;  // bytes; negative for a frame stored bottom up
     Channels channels = Channels::bgr;
+    // With has_chroma_plane: a row of pairs for two rows of pixels.
+    const std::uint8_t* chroma = nullptr;
+    std::ptrdiff_t chroma_stride = 0;
+    // Part of a YUV frame: 1 where it begins with the second of the pixels that share a U and a V.
+    int chroma_x = 0;
+    int chroma_y = 0;
+    // How many pixels of what the caller sees lie along one of these: a JPEG may have been decoded smaller.
+    Point reduction{1, 1};
 };
 
 enum class DataType { float32, int8, uint8 };
@@ -103,11 +134,6 @@ struct Box {
     float y1 = 0;
     float x2 = 0;
     float y2 = 0;
-};
-
-struct Point {
-    float x = 0;
-    float y = 0;
 };
 
 // A decoded prior, in network input pixels until it is placed in the frame.

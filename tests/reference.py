@@ -70,22 +70,36 @@ def taps(source, target):
 
     Pixel centres coincide, (i + 0.5) * source / target - 0.5, and stay on the image.
     """
-    denominator = 2 * target
-    position = (2 * np.arange(target, dtype=np.int64) + 1) * source - target
-    position = np.clip(position, 0, (source - 1) * denominator)
+    return taps_at(
+        (2 * np.arange(target, dtype=np.int64) + 1) * source - target, 2 * target, source
+    )
+
+
+def chroma_taps(source, target, phase):
+    """The same of U and V, of which each has its place between two pixels; `phase` pixels are cut off before."""
+    position = (2 * np.arange(target, dtype=np.int64) + 1) * source + 2 * target * (phase - 1)
+    return taps_at(position, 4 * target, (source + phase + 1) // 2)
+
+
+def taps_at(position, denominator, count):
+    position = np.clip(position, 0, (count - 1) * denominator)
     first = position // denominator
     weight = np.floor_divide(2 * 2048 * (position % denominator) + denominator, 2 * denominator)
-    return first, np.minimum(first + 1, source - 1), weight
+    return first, np.minimum(first + 1, count - 1), weight
 
 
 def resize(image, width, height):
     """(H, W, C) uint8 -> (height, width, C): 11-bit weights, 7 fractional bits kept between the passes."""
+    return blend(image, taps(image.shape[1], width), taps(image.shape[0], height))
+
+
+def blend(image, across, down):
     image = image.astype(np.int64)
-    left, right, across = taps(image.shape[1], width)
+    left, right, across = across
     across = across[:, None]
     rows = image[:, left] * (2048 - across) + image[:, right] * across
     rows = (rows + 8) // 16
-    upper, lower, down = taps(image.shape[0], height)
+    upper, lower, down = down
     down = down[:, None, None]
     pixels = rows[upper] * (2048 - down) + rows[lower] * down
     return (pixels + 2**17) // 2**18
@@ -106,10 +120,53 @@ def resize_float(image, width, height):
     return line(rows.transpose(1, 0, 2), width).transpose(1, 0, 2)
 
 
-def preprocess(frame, channels, *, width, height, order, mean, scale):
-    """(1, C, height, width) float32, stretched."""
-    image = frame.reshape(*frame.shape[:2], -1)
-    colours = resize(image, width, height)
+def yuv_planes(frame, channels):
+    """Y (H, W, 1); U and V (H, W / 2, 2) of yuyv and uyvy, (H / 2, W / 2, 2) of nv12 and nv21."""
+    if channels in ("yuyv", "uyvy"):
+        y, uv = (0, 1) if channels == "yuyv" else (1, 0)
+        return frame[..., y, None], frame[..., uv].reshape(len(frame), -1, 2)
+    height = len(frame) // 3 * 2
+    chroma = frame[height:].reshape(height // 2, -1, 2)
+    return frame[:height, :, None], chroma if channels == "nv12" else chroma[..., ::-1]
+
+
+def resize_yuv(frame, channels, width, height, roi=None):
+    """(height, width, 3) Y, U and V, of the whole frame or a part of it."""
+    luma, chroma = yuv_planes(frame, channels)
+    x, y, w, h = roi or (0, 0, *luma.shape[1::-1])
+    luma = luma[y : y + h, x : x + w]
+    chroma = chroma[:, x // 2 : (x + w + 1) // 2]
+    if channels in ("yuyv", "uyvy"):
+        chroma, down = chroma[y : y + h], taps(h, height)
+    else:
+        chroma, down = chroma[y // 2 : (y + h + 1) // 2], chroma_taps(h, height, y % 2)
+    uv = blend(chroma, chroma_taps(w, width, x % 2), down)
+    return np.concatenate([resize(luma, width, height), uv], axis=2)
+
+
+def yuv_to_rgb(yuv):
+    """BT.601, limited range, integers: the coefficients in 1/8192."""
+    y, u, v = np.moveaxis(yuv.astype(np.int64) - (16, 128, 128), -1, 0)
+    rgb = [9539 * y + 13075 * v, 9539 * y - 6660 * v - 3209 * u, 9539 * y + 16525 * u]
+    return np.clip((np.stack(rgb, axis=-1) + 4096) // 8192, 0, 255)
+
+
+def yuv_to_rgb_float(yuv):
+    """From the definition: luma of red .299, green .587, blue .114; Y 16 to 235, U and V 16 to 240."""
+    y, u, v = (yuv[..., 0] - 16) / 219, (yuv[..., 1] - 128) / 224, (yuv[..., 2] - 128) / 224
+    red, blue = y + 2 * (1 - 0.299) * v, y + 2 * (1 - 0.114) * u
+    green = (y - 0.299 * red - 0.114 * blue) / 0.587
+    return 255 * np.clip(np.stack([red, green, blue], axis=-1), 0, 1)
+
+
+def preprocess(frame, channels, *, width, height, order, mean, scale, roi=None):
+    """(1, C, height, width) float32, stretched; `roi` is for cameras' frames."""
+    if channels in ("yuyv", "uyvy", "nv12", "nv21"):
+        colours = yuv_to_rgb(resize_yuv(frame, channels, width, height, roi))
+        channels = "rgb"
+    else:
+        assert roi is None
+        colours = resize(frame.reshape(*frame.shape[:2], -1), width, height)
     if channels == "gray":
         planes = [colours[..., 0]] * (1 if order == "gray" else 3)
     else:

@@ -249,12 +249,230 @@ def test_the_frame_is_not_written_to():
     assert_array_equal(frame, before)
 
 
+# --- Cameras' frames --------------------------------------------------------------------------------------
+
+CAMERA_CHANNELS = ("yuyv", "uyvy", "nv12", "nv21")
+CAMERA_SIZES = [
+    ((2, 2), (1, 1)),
+    ((2, 2), (7, 5)),
+    ((4, 2), (3, 3)),
+    ((6, 4), (5, 9)),
+    ((8, 6), (4, 3)),
+    ((10, 2), (31, 2)),
+    ((40, 30), (40, 30)),
+    ((40, 30), (20, 15)),
+    ((20, 14), (40, 30)),
+    ((42, 28), (17, 13)),
+    ((640, 4), (7, 64)),
+    ((1000, 2), (1, 1)),
+    ((6998, 2), (7000, 1)),
+    ((2, 6998), (1, 7000)),
+]
+
+
+def camera_noise(size, channels, seed=0):
+    """Every Y, U and V there is, with those that are no colour."""
+    width, height = size
+    shape = (height, width, 2) if channels in ("yuyv", "uyvy") else (height // 2 * 3, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def planes(frame, channels):
+    """The frame as the core takes it: pixels, and U and V apart from them."""
+    if channels in ("yuyv", "uyvy"):
+        return frame, None
+    height = len(frame) // 3 * 2
+    return frame[:height], frame[height:]
+
+
+def run_camera(frame, channels, size, order="rgb", isa="", **changes):
+    width, height = size
+    values = {"mean": MEAN, "scale": SCALE, "resize": "stretch", **changes}
+    spec = reference.core_spec(width=width, height=height, channels=order, **values)
+    pixels, chroma = planes(frame, channels)
+    return _core.preprocess(pixels, spec, channels, isa, chroma=chroma)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", CAMERA_CHANNELS)
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_every_camera_frame_becomes_every_network_order_exactly(isa, channels, order):
+    frame = camera_noise((42, 30), channels)
+    assert_array_equal(
+        run_camera(frame, channels, (24, 32), order, isa),
+        expected(frame, channels, (24, 32), order),
+    )
+
+
+@pytest.mark.parametrize(("size", "network"), CAMERA_SIZES)
+@pytest.mark.parametrize("channels", ["yuyv", "uyvy", "nv12"])
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_camera_frames_of_every_size_are_resized_exactly(isa, channels, size, network):
+    frame = camera_noise(size, channels)
+    assert_array_equal(
+        run_camera(frame, channels, network, isa=isa), expected(frame, channels, network)
+    )
+
+
+@given(
+    half=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    network=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+    channels=st.sampled_from(CAMERA_CHANNELS),
+    order=st.sampled_from(ORDERS),
+    isa=st.sampled_from(_core.isas()),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_part_of_a_camera_frame_is_resized_exactly(
+    half, network, corners, channels, order, isa, seed
+):
+    width, height = 2 * half[0], 2 * half[1]
+    frame = camera_noise((width, height), channels, seed)
+    x, right = sorted(int(share * (width - 1)) for share in corners[:2])
+    y, bottom = sorted(int(share * (height - 1)) for share in corners[2:])
+    roi = x, y, right - x + 1, bottom - y + 1
+    pixels, chroma = planes(frame, channels)
+    steps = {"dtype": "float32", "steps": (1.0, 0), "order": order, "isa": isa}
+    got = run_native(pixels, channels, network, chroma=chroma, roi=roi, **steps)
+    want = reference.preprocess(
+        frame,
+        channels,
+        width=network[0],
+        height=network[1],
+        order=order,
+        mean=MEAN,
+        scale=SCALE,
+        roi=roi,
+    )
+    assert_array_equal(got, want)
+
+
+def upsampled(frame, channels):
+    """(H, W, 3) float64 Y, U and V, linear between the places of U and V."""
+
+    def line(values, count):
+        position = np.clip((np.arange(count) + 0.5) / 2 - 0.5, 0, len(values) - 1)
+        first = np.floor(position).astype(int)
+        second = np.minimum(first + 1, len(values) - 1)
+        weight = (position - first).reshape(-1, 1, 1)
+        return values[first] * (1 - weight) + values[second] * weight
+
+    luma, chroma = (plane.astype(np.float64) for plane in reference.yuv_planes(frame, channels))
+    if len(chroma) < len(luma):
+        chroma = line(chroma, len(luma))
+    chroma = line(chroma.transpose(1, 0, 2), luma.shape[1]).transpose(1, 0, 2)
+    return np.concatenate([luma, chroma], axis=2)
+
+
+@pytest.mark.parametrize("channels", CAMERA_CHANNELS)
+@pytest.mark.parametrize("size", [(40, 30), (12, 2), (2, 12), (64, 48)])
+def test_at_the_frames_own_size_its_colours_are_those_of_the_definition(size, channels):
+    frame = camera_noise(size, channels, seed=3)
+    got = run_camera(frame, channels, size, mean=(0, 0, 0), scale=(1, 1, 1))
+    want = reference.yuv_to_rgb_float(upsampled(frame, channels))
+    # Y is exact, as its weights are; U and V, of weights 1/4 and 3/4, are rounded to 1/128 and to 1. At most
+    # 2.0172 of that is in a colour; then the coefficients are off by 1/16384, and the result is rounded.
+    bound = 2 * 1.772 * 127.5 / 112 / 2 * (1 / 256 + 1 / 2) + (239 + 2 * 128) / 16384 + 1 / 2
+    assert np.abs(got[0].transpose(1, 2, 0) - want).max() <= bound
+
+
+@pytest.mark.parametrize("channels", CAMERA_CHANNELS)
+@pytest.mark.parametrize("network", [(24, 32), (11, 7), (80, 50)])
+def test_a_camera_frame_is_resized_as_its_planes_are(network, channels):
+    frame = camera_noise((40, 30), channels, seed=4)
+    luma, chroma = reference.yuv_planes(frame, channels)
+    resized = [reference.resize_float(plane, *network) for plane in (luma, chroma)]
+    want = reference.yuv_to_rgb_float(np.concatenate(resized, axis=2))
+    got = run_camera(frame, channels, network, mean=(0, 0, 0), scale=(1, 1, 1))
+    # Y, U and V are off as in test_the_resize_is_bilinear; blue has the largest sum of coefficients.
+    error = 2 * 255 / 4096 + 1 / 256 + 1 / 2
+    bound = (255 / 219 + 255 / 224 * 1.772) * error + (239 + 2 * 128) / 16384 + 1 / 2
+    assert np.abs(got[0].transpose(1, 2, 0) - want).max() <= bound
+
+
+def test_the_colours_of_a_television_are_what_they_are_called():
+    # Y, U and V of the bars at 100 percent, of which standards print the rounded values.
+    bars = {
+        (235, 128, 128): (255, 255, 255),
+        (16, 128, 128): (0, 0, 0),
+        (82, 90, 240): (255, 0, 0),
+        (145, 54, 34): (0, 255, 0),
+        (41, 240, 110): (0, 0, 255),
+    }
+    for (y, u, v), colour in bars.items():
+        frame = np.tile(np.uint8([[y, u], [y, v]]), (4, 2, 1)).reshape(4, 4, 2)
+        got = run_camera(frame, "yuyv", (3, 3), mean=(0, 0, 0), scale=(1, 1, 1))
+        # Half a step of Y, U and V each.
+        assert np.abs(got[0].transpose(1, 2, 0) - colour).max() <= 2
+
+
+@pytest.mark.parametrize("channels", ["nv12", "nv21"])
+def test_the_two_planes_may_lie_anywhere(channels):
+    frame = camera_noise((40, 30), channels)
+    pixels, chroma = planes(frame, channels)
+    wide = np.full((50, 64), 7, np.uint8)
+    wide[3:33, 1:41] = pixels  # an odd address, as a 32-bit machine would trap on
+    low = np.full((20, 43), 9, np.uint8)[::-1]
+    low[2:17, 3:43] = chroma
+    spec = reference.core_spec(width=24, height=32, channels="rgb", mean=MEAN, scale=SCALE)
+    got = _core.preprocess(wide[3:33, 1:41], spec, channels, chroma=low[2:17, 3:43])
+    assert_array_equal(got, expected(frame, channels, (24, 32)))
+
+
+@pytest.mark.parametrize("isa", reference.ISAS)
+def test_packed_rows_may_have_any_distance_and_address(isa):
+    frame = camera_noise((40, 30), "yuyv")
+    wide = np.zeros((30, 91), np.uint8)
+    wide[:, 3:83] = frame.reshape(30, 80)
+    view = wide[:, 3:83].reshape(30, 40, 2)
+    assert np.shares_memory(view, wide)
+    assert_array_equal(
+        run_camera(view, "yuyv", (24, 32), isa=isa), expected(frame, "yuyv", (24, 32))
+    )
+
+
+@pytest.mark.parametrize(
+    ("luma", "chroma"),
+    [
+        ((4, 6), None),
+        ((4, 6), (2, 4)),
+        ((4, 6), (1, 6)),
+        ((5, 6), (2, 6)),
+        ((4, 5), (2, 5)),
+        ((4, 6), (2, 3, 2)),
+    ],
+)
+def test_a_chroma_plane_that_does_not_fit_is_refused(luma, chroma):
+    chroma = None if chroma is None else np.zeros(chroma, np.uint8)
+    spec = reference.core_spec(width=8, height=8)
+    with pytest.raises(ValueError, match="chroma plane does not fit"):
+        _core.preprocess(np.zeros(luma, np.uint8), spec, "nv12", chroma=chroma)
+
+
+def test_an_odd_width_is_refused_where_two_pixels_share_their_colour():
+    with pytest.raises(ValueError, match="width is odd"):
+        run_camera(np.zeros((4, 5, 2), np.uint8), "yuyv", (8, 8))
+
+
 # --- The native engine's inputs ---------------------------------------------------------------------------
 
 STORED_TYPES = tuple(reference.STORED_RANGE)
 
 
-def run_native(frame, channels, size, dtype, steps, *, order="rgb", isa="", **spec_changes):
+def run_native(
+    frame,
+    channels,
+    size,
+    dtype,
+    steps,
+    *,
+    order="rgb",
+    isa="",
+    chroma=None,
+    roi=None,
+    **spec_changes,
+):
     """What a native network is given, pixel by pixel: it shows its input as an output."""
     width, height = size
     count = 1 if order == "gray" else 3
@@ -276,7 +494,8 @@ def run_native(frame, channels, size, dtype, steps, *, order="rgb", isa="", **sp
     )
     core_spec = reference.core_spec(width=width, height=height, channels=order, **spec)
     detector = _core.Detector(engine, core_spec, options)
-    detector.detect(frame, channels, (0, 0, frame.shape[1], frame.shape[0]))
+    roi = roi or (0, 0, frame.shape[1], frame.shape[0])
+    detector.detect(frame, channels, roi, chroma=chroma)
     seen = engine.output("seen")
     assert seen.dtype == dtype
     return seen.reshape(1, height, width, count).transpose(0, 3, 1, 2).copy()

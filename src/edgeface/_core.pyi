@@ -48,7 +48,13 @@ class Options:
 class Detector:
     def __init__(self, backend: Any, spec: Spec, options: Options) -> None: ...
     def detect(
-        self, frame: Pixels, channels: str, region: Sequence[int]
+        self,
+        frame: Pixels,
+        channels: str,
+        region: Sequence[int],
+        *,
+        chroma: Pixels | None = None,
+        reduction: Sequence[float] = ...,
     ) -> tuple[Floats, tuple[float, float, float]]: ...
 
 class Network:
@@ -121,7 +127,9 @@ class Engine:
     @property
     def arena_bytes(self) -> int: ...
 
-def preprocess(frame: Pixels, spec: Spec, channels: str, isa: str = ...) -> Floats: ...
+def preprocess(
+    frame: Pixels, spec: Spec, channels: str, isa: str = ..., *, chroma: Pixels | None = None
+) -> Floats: ...
 def make_priors(spec: Spec) -> Floats: ...
 def decode(
     scores: Floats,

@@ -15,7 +15,7 @@ import numpy as np
 from . import model
 from .backends import supporting
 from .cpu import default_num_threads
-from .detector import MAX_PIXELS
+from .frames import MAX_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

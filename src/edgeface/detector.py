@@ -8,28 +8,25 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from . import _core, model
 from .backends import open_backend
 from .cpu import default_num_threads
 from .errors import ModelError
 from .faces import Faces
+from .frames import CHANNELS, checked_frame, checked_roi
 from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from .backends import Choice
     from .spec import ModelSpec
 
-CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray")
 NMS = ("hard", "soft-linear", "soft-gaussian", "blending")
-# A frame beyond this (16384 x 16384) is a mistake; indices inside the core stay far from overflow.
-MAX_PIXELS = 1 << 28
 
 
 class Timings(NamedTuple):
@@ -96,7 +93,9 @@ class FaceDetector:
         pre_nms_top_k: The most candidates that NMS looks at, best first.
         min_face: The smallest face wanted, in frame pixels along the longer side of its box.
         channels: What frames are: "bgr", "rgb", "bgra", "rgba" or "gray"; "auto" takes two dimensions
-            as gray, three channels as BGR and four as BGRA.
+            as gray, three channels as BGR and four as BGRA. Of cameras "yuyv", "uyvy", "nv12" and
+            "nv21", taken as BT.601 in limited range, V4L2's default: Y, U and V are resized, and only
+            what the network sees is converted.
 
     Raises:
         TypeError, ValueError: An argument is wrong.
@@ -172,13 +171,18 @@ class FaceDetector:
         return self._timings
 
     def detect(
-        self, frame: NDArray[np.uint8], *, roi: tuple[int, int, int, int] | None = None
+        self,
+        frame: NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]],
+        *,
+        roi: tuple[int, int, int, int] | None = None,
     ) -> Faces:
         """The faces in a frame, best score first; none gives an empty Faces.
 
         Args:
-            frame: (H, W, 3) uint8 in BGR order, or as `channels` says. Rows may be any distance
-                apart without a copy; pixels that are not packed are copied.
+            frame: (H, W, 3) uint8 in BGR order, or as `channels` says: (H, W) gray, (H, W, 2) YUYV
+                and UYVY, (H * 3 / 2, W) NV12 and NV21 or the pair of their planes (H, W) and
+                (H / 2, W). Rows may be any distance apart without a copy; pixels that are not packed
+                are copied.
             roi: x, y, width, height in frame pixels: look only there. Boxes stay in frame pixels
                 and end at its edges.
 
@@ -188,8 +192,10 @@ class FaceDetector:
         """
         if self._core is None:
             raise ValueError("the detector is closed")
-        frame, channels = _checked_frame(frame, self._channels)
-        rows, timings = self._core.detect(frame, channels, _checked_roi(roi, frame))
+        taken = checked_frame(frame, self._channels)
+        rows, timings = self._core.detect(
+            taken.pixels, taken.channels, checked_roi(roi, taken.size), chroma=taken.chroma
+        )
         self._timings = Timings(*timings)
         return Faces(rows)
 
@@ -283,43 +289,3 @@ def _check_size(size: object) -> None:
         raise TypeError(f"input_size is {size!r}; expected (width, height)")
     for name, value in zip(("input width", "input height"), size):
         _check_count(name, value, MAX_SIZE)
-
-
-def _checked_frame(frame: object, channels: str) -> tuple[NDArray[np.uint8], str]:
-    """The frame as the core takes it, and what its channels are."""
-    if not isinstance(frame, np.ndarray):
-        raise TypeError(
-            f"the frame is a {type(frame).__name__}; expected a NumPy array "
-            "(cv2.imread gives None for a file it cannot read)"
-        )
-    if frame.dtype != np.uint8:
-        raise TypeError(f"the frame is {frame.dtype}; expected uint8")
-    counts = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1}
-    count = 1 if frame.ndim == 2 else frame.shape[2] if frame.ndim == 3 else 0
-    if channels == "auto":
-        channels = {1: "gray", 3: "bgr", 4: "bgra"}.get(count, "bgr")
-    if counts[channels] != count:
-        wanted = "(H, W)" if channels == "gray" else f"(H, W, {counts[channels]})"
-        raise ValueError(f"the frame has shape {frame.shape}; expected {wanted} for {channels}")
-    height, width = frame.shape[:2]
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"the frame is {width}x{height}; expected 1 to {MAX_PIXELS} pixels")
-    # The stride of an axis of length 1 may be anything, and no copy would change it.
-    in_row = width == 1 or frame.strides[1] == count
-    packed = in_row and (count == 1 or frame.strides[2] == 1)
-    return (frame if packed else np.ascontiguousarray(frame)), channels
-
-
-def _checked_roi(roi: object, frame: NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    height, width = frame.shape[:2]
-    if roi is None:
-        return 0, 0, width, height
-    if not isinstance(roi, (tuple, list, np.ndarray)) or len(roi) != 4:
-        raise TypeError(f"roi is {roi!r}; expected (x, y, width, height)")
-    for value in roi:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"roi is {roi!r}; expected whole frame pixels")
-    x, y, w, h = map(int, roi)
-    if not (0 <= x < width and 0 <= y < height and 1 <= w <= width - x and 1 <= h <= height - y):
-        raise ValueError(f"roi {(x, y, w, h)} does not lie inside the {width}x{height} frame")
-    return x, y, w, h

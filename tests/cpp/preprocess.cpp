@@ -18,6 +18,8 @@ using namespace edgeface;
 struct Case {
     Size from;
     Channels channels;
+    int second_x = 0;  // of YUV: whether the frame begins inside a pair of pixels
+    int second_y = 0;
     bool upside_down;
     InputSpec spec;
     DataType type;
@@ -29,7 +31,11 @@ Case make_case(std::mt19937& random) {
     const auto from = [&](int low, int high) { return low + static_cast<int>(random() % (high - low + 1U)); };
     Case made;
     made.from = {from(1, 70), from(1, 70)};
-    made.channels = static_cast<Channels>(from(0, 4));
+    made.channels = static_cast<Channels>(from(0, 8));
+    if (is_yuv(made.channels)) {
+        made.second_x = from(0, 1);
+        made.second_y = from(0, 1);
+    }
     made.upside_down = from(0, 1) == 1;
     made.spec.size = {from(1, 50), from(1, 50)};
     made.spec.channels = static_cast<Order>(from(0, 2));
@@ -73,11 +79,18 @@ class Input {
 
 template <typename T>
 bool is_like_scalar(const Case& made, const PreprocessKernels& kernels) {
-    const std::ptrdiff_t stride = made.from.width * bytes_per_pixel(made.channels);
+    const int columns = (made.from.width + made.second_x + 1) / 2;
+    const int rows = (made.from.height + made.second_y + 1) / 2;
+    const std::ptrdiff_t stride =
+        is_packed_yuv(made.channels) ? 4 * columns : made.from.width * bytes_per_pixel(made.channels);
     std::vector<std::uint8_t> pixels(static_cast<std::size_t>(stride * made.from.height));
+    std::vector<std::uint8_t> chroma(
+        has_chroma_plane(made.channels) ? static_cast<std::size_t>(2 * columns * rows) : 0);
     std::mt19937 random(7);
     for (std::uint8_t& pixel : pixels) pixel = static_cast<std::uint8_t>(random());
-    Frame frame{pixels.data(), made.from, stride, made.channels};
+    for (std::uint8_t& value : chroma) value = static_cast<std::uint8_t>(random());
+    Frame frame{pixels.data(), made.from,     stride,        made.channels, chroma.data(),
+                2 * columns,   made.second_x, made.second_y, {1, 1}};
     if (made.upside_down) {
         frame.pixels += stride * (made.from.height - 1);
         frame.row_stride = -stride;

@@ -96,13 +96,16 @@ class Picture {
   public:
     explicit Picture(Input& in) {
         frame_.channels =
-            in.one_of({Channels::bgr, Channels::rgb, Channels::bgra, Channels::rgba, Channels::gray});
+            in.one_of({Channels::bgr, Channels::rgb, Channels::bgra, Channels::rgba, Channels::gray,
+                       Channels::yuyv, Channels::uyvy, Channels::nv12, Channels::nv21});
         const int bytes = bytes_per_pixel(frame_.channels);
         if (in.byte() % 8 == 0) {
             huge(in, bytes);
             return;
         }
         frame_.size = {in.one_of({1, 2, 3, in.from(1, 60)}), in.one_of({1, 2, 3, in.from(1, 60)})};
+        make_even();
+        if (has_chroma_plane(frame_.channels)) add_chroma(in);
         const int packed = frame_.size.width * bytes;
         const int stride = packed + in.one_of({0, 1, 7, 64});
         const int rows = frame_.size.height;
@@ -119,6 +122,23 @@ class Picture {
     const Frame& frame() const { return frame_; }
 
   private:
+    void make_even() {
+        if (!is_yuv(frame_.channels)) return;
+        frame_.size.width += frame_.size.width % 2;
+        frame_.size.height += frame_.size.height % 2;
+    }
+
+    void add_chroma(Input& in) {
+        const int stride = frame_.size.width + in.one_of({0, 1, 7, 64});
+        const int rows = frame_.size.height / 2;
+        chroma_.resize(static_cast<std::size_t>(stride) * static_cast<std::size_t>(rows - 1) +
+                       static_cast<std::size_t>(frame_.size.width));
+        for (std::uint8_t& value : chroma_) value = in.byte();
+        const bool upside_down = in.flag();
+        frame_.chroma_stride = upside_down ? -stride : stride;
+        frame_.chroma = chroma_.data() + (upside_down ? static_cast<std::ptrdiff_t>(stride) * (rows - 1) : 0);
+    }
+
     void huge(Input& in, int bytes) {
         // detector.MAX_PIXELS is 1 << 28.
         constexpr std::size_t kBytes = std::size_t{4} << 28;
@@ -129,12 +149,16 @@ class Picture {
         const int height = (1 << 28) / width;
         const int cut_width = std::max(1, width - in.from(0, 3));
         frame_.size = {cut_width, std::max(1, height - in.from(0, 3))};
+        if (is_yuv(frame_.channels)) frame_.size = {std::max(2, width), std::max(2, height)};
+        frame_.chroma = static_cast<const std::uint8_t*>(zeros);
+        frame_.chroma_stride = frame_.size.width;
         frame_.pixels = static_cast<const std::uint8_t*>(zeros);
         frame_.row_stride = static_cast<std::ptrdiff_t>(width) * bytes;
     }
 
     Frame frame_;
     std::vector<std::uint8_t> pixels_;
+    std::vector<std::uint8_t> chroma_;
 };
 
 Rect make_region(Input& in, Size size) {

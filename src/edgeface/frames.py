@@ -1,0 +1,108 @@
+"""What `detect` is passed, checked and as the core takes it."""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What a frame may be; `auto` tells the first five apart by shape.
+CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray", "yuyv", "uyvy", "nv12", "nv21")
+# A frame beyond this (16384 x 16384) is a mistake; indices inside the core stay far from overflow.
+MAX_PIXELS = 1 << 28
+
+_PACKED = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1, "yuyv": 2, "uyvy": 2}
+_TWO_PLANES = ("nv12", "nv21")
+
+
+class Frame(NamedTuple):
+    """Views where pixels are packed, copies where not."""
+
+    pixels: NDArray[np.uint8]
+    channels: str
+    chroma: NDArray[np.uint8] | None = None  # (H / 2, W): U and V of two by two pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+def checked_frame(frame: object, channels: str) -> Frame:
+    """`channels` is one of CHANNELS; TypeError and ValueError say what the frame is instead."""
+    if channels in _TWO_PLANES:
+        return _two_planes(frame, channels)
+    pixels = _checked_pixels(frame)
+    count = 1 if pixels.ndim == 2 else pixels.shape[2] if pixels.ndim == 3 else 0
+    if channels == "auto":
+        channels = {1: "gray", 3: "bgr", 4: "bgra"}.get(count, "bgr")
+    if _PACKED[channels] != count:
+        wanted = "(H, W)" if channels == "gray" else f"(H, W, {_PACKED[channels]})"
+        raise ValueError(f"the frame has shape {pixels.shape}; expected {wanted} for {channels}")
+    _check_size(pixels)
+    if channels in ("yuyv", "uyvy") and pixels.shape[1] % 2 != 0:
+        raise ValueError(f"the frame is {pixels.shape[1]} wide; {channels} has an even width")
+    # The stride of an axis of length 1 may be anything, and no copy would change it.
+    in_row = pixels.shape[1] == 1 or pixels.strides[1] == count
+    packed = in_row and (count == 1 or pixels.strides[2] == 1)
+    return Frame(pixels if packed else np.ascontiguousarray(pixels), channels)
+
+
+def _two_planes(frame: object, channels: str) -> Frame:
+    if isinstance(frame, (tuple, list)) and len(frame) == 2:
+        pixels, chroma = _checked_pixels(frame[0]), _checked_pixels(frame[1])
+    else:
+        both = _checked_pixels(frame)
+        height = both.shape[0] // 3 * 2 if both.ndim == 2 else 0
+        pixels, chroma = both[:height], both[height:]
+    if pixels.ndim == 2 and chroma.shape == (pixels.shape[0] // 2, pixels.shape[1] // 2, 2):
+        chroma = chroma.reshape(chroma.shape[0], -1)
+    even = pixels.ndim == 2 and all(length % 2 == 0 for length in pixels.shape)
+    if not even or chroma.shape != (pixels.shape[0] // 2, pixels.shape[1]):
+        raise ValueError(
+            f"the frame's planes have shapes {pixels.shape} and {chroma.shape}; expected (H, W) and "
+            f"(H / 2, W), or one array of (H * 3 / 2, W), for {channels}, with even H and W"
+        )
+    _check_size(pixels)
+    return Frame(_in_rows(pixels), channels, _in_rows(chroma))
+
+
+def _in_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return plane if plane.strides[1] == 1 else np.ascontiguousarray(plane)
+
+
+def _checked_pixels(pixels: object) -> NDArray[np.uint8]:
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(
+            f"the frame is a {type(pixels).__name__}; expected a NumPy array "
+            "(cv2.imread gives None for a file it cannot read)"
+        )
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"the frame is {pixels.dtype}; expected uint8")
+    return pixels
+
+
+def _check_size(pixels: NDArray[np.uint8]) -> None:
+    height, width = pixels.shape[:2]
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"the frame is {width}x{height}; expected 1 to {MAX_PIXELS} pixels")
+
+
+def checked_roi(roi: object, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Inside a frame of that width and height; None is all of it."""
+    width, height = size
+    if roi is None:
+        return 0, 0, width, height
+    if not isinstance(roi, (tuple, list, np.ndarray)) or len(roi) != 4:
+        raise TypeError(f"roi is {roi!r}; expected (x, y, width, height)")
+    for value in roi:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"roi is {roi!r}; expected whole frame pixels")
+    x, y, w, h = map(int, roi)
+    if not (0 <= x < width and 0 <= y < height and 1 <= w <= width - x and 1 <= h <= height - y):
+        raise ValueError(f"roi {(x, y, w, h)} does not lie inside the {width}x{height} frame")
+    return x, y, w, h
