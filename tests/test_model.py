@@ -144,8 +144,6 @@ def test_a_published_file_that_cannot_run_says_what_it_needs(path, monkeypatch, 
 @pytest.mark.parametrize(
     ("file", "needs"),
     [
-        ("retinaface/mobilenet0.25_Final.pth", "leaky ReLU and upsampling"),
-        ("ultraface-landmark/mobilenet0.25_Final.pth", "leaky ReLU and upsampling"),
         ("yunet/yunet_n_320_320.onnx", "boxes around points"),
         ("yunet/yunet_n_dynamic.onnx", "boxes around points"),
     ],

@@ -277,7 +277,6 @@ def test_a_variance_that_is_not_positive_is_refused(weights, network, value):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("ClassHead.0.conv1x1.weight", "RetinaFace, which is not supported yet"),
         ("stage1.0.0.weight", "backbone of RetinaFace"),
         ("backbone.layer1.weight", "no network known here .*: backbone.layer1.weight"),
     ],
@@ -329,16 +328,6 @@ def test_released_weights_give_what_the_released_onnx_gives(backend, weights_fil
         # Both run in float32; folding BatchNorm in float64 here and in float32 there differs by a few
         # roundings of values up to 8 in each of some 30 layers. Measured: 8e-6 at most.
         assert_allclose(found[name], values, rtol=0, atol=2e-5)
-
-
-@needs_shared
-@pytest.mark.parametrize(
-    "file", ["ultraface-landmark/mobilenet0.25_Final.pth", "retinaface/mobilenet0.25_Final.pth"]
-)
-def test_released_retinaface_is_recognised_and_refused(file):
-    arrays = torch_weights.read((WEIGHTS / file).read_bytes())
-    with pytest.raises(ModelError, match="RetinaFace, which is not supported yet"):
-        networks.build(arrays)
 
 
 @needs_shared

@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import edgeface
-from edgeface import model
+from edgeface import model, networks, zoo
 from edgeface.cli import main
 from edgeface.errors import DataError, ModelError
 from edgeface.faces import Faces
@@ -190,7 +190,7 @@ def test_one_value_of_a_run_can_be_changed(text, found):
         ("seed=x", "expected int"),
         ("seed=1.5", "expected int"),
         ("landmarks=1", "expected bool"),
-        ("network=yolo", "'yolo'; expected slim or rfb"),
+        ("network=yolo", "'yolo'; expected slim or rfb or retinaface-mobilenet0.25 or"),
         ("optimizer=lion", "expected sgd or adamw"),
         ("stages=()", "stages is empty"),
         ("stages.0.batch=0", "a stage needs"),
@@ -246,6 +246,47 @@ def test_landmarks_are_learnt_where_the_run_has_them(run):
     reports, state = run(changed(landmarks=True))
     assert reports[-1].landmarks > 0
     assert "landm.3.weight" in state["state_dict"]
+
+
+RETINAFACE = changed(
+    network="retinaface-mobilenet0.25",
+    landmarks=True,
+    stages=(stage(epochs=20, batch=5),),
+    learning_rate=5e-3,
+)
+
+
+@pytest.fixture(scope="session")
+def retinaface(samples, images, tmp_path_factory):
+    """40 steps of it: the reports, and where they were written to."""
+    output = tmp_path_factory.mktemp("retinaface")
+    return list(loop.train(RETINAFACE, samples, images, output, device=CPU)), output
+
+
+def test_retinaface_learns_in_the_same_loop(retinaface):
+    (first, last), output = retinaface
+    before = Learner(RETINAFACE, CPU).network.state_dict()
+    after = checkpoint.read(output / loop.CHECKPOINT)[1]["network"]
+    assert last.total < 0.9 * first.total
+    assert 0 < last.landmarks < first.landmarks
+    left = {key for key, value in before.items() if torch.equal(value, after[key])}
+    # But for these nothing is left out: the images are too small for faces of the coarser levels.
+    assert all(key.startswith(("BboxHead.", "LandmarkHead.")) and ".0." not in key for key in left)
+
+
+def test_a_runs_spec_is_that_of_its_family():
+    for config, family in ((SMALL, zoo.ultraface), (RETINAFACE, zoo.retinaface)):
+        network = Learner(config, CPU).network
+        spec = export.spec_of(config, network)
+        wanted = family(networks.build(weights.arrays_of(network.state_dict()), config.size))
+        assert (spec.input, spec.priors) == (wanted.input, wanted.priors)
+        assert (spec.heads.landmarks is not None) == config.landmarks
+
+
+def test_a_teacher_with_other_priors_is_refused(longer, run):
+    teacher = weights.open_teacher(longer[1] / loop.CHECKPOINT)
+    with pytest.raises(ValueError, match=r"other priors than a retinaface-mobilenet0\.25 network"):
+        run(RETINAFACE, teacher=teacher)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -100,9 +100,38 @@ def ultraface_landmark(graph: Graph) -> ModelSpec:
     )
 
 
+def retinaface(graph: Graph) -> ModelSpec:
+    """RetinaFace: the constants of Pytorch_Retinaface, for both of its backbones.
+
+    Input and grid are as of `ultraface_landmark`, which descends from it. The thresholds are those of its
+    detect.py.
+    """
+    spec = ultraface_landmark(graph)
+    return dataclasses.replace(
+        spec,
+        name="retinaface",
+        priors=dataclasses.replace(
+            spec.priors,
+            strides=(8, 16, 32),
+            min_sizes=((16.0, 32.0), (64.0, 128.0), (256.0, 512.0)),
+        ),
+    )
+
+
+def retinaface_320(graph: Graph) -> ModelSpec:
+    """RetinaFace as Face-Detector-1MB-with-landmark trained it: for inputs half as large, and their faces."""
+    spec = retinaface(graph)
+    sizes = ((10.0, 20.0), (32.0, 64.0), (128.0, 256.0))
+    return dataclasses.replace(
+        spec, name="retinaface-320", priors=dataclasses.replace(spec.priors, min_sizes=sizes)
+    )
+
+
 _SPECS: dict[str, Callable[[Graph], ModelSpec]] = {
     "ultraface": ultraface,
     "ultraface-landmark": ultraface_landmark,
+    "retinaface": retinaface,
+    "retinaface-320": retinaface_320,
 }
 FAMILIES = tuple(_SPECS)
 
@@ -126,7 +155,10 @@ def published_spec(published: Published, graph: Graph) -> ModelSpec:
 
 
 def recognised(graph: Graph) -> ModelSpec | None:
-    """The spec of a published network, told by its outputs' names and exact shapes, or None."""
+    """The spec of a published network, told by its outputs' names and exact shapes, or None.
+
+    Families with the same outputs cannot be told apart: then it is the first, RetinaFace as first published.
+    """
     for make in _SPECS.values():
         spec = make(graph)
         priors = spec.priors.count(*graph.input_size)
@@ -193,7 +225,6 @@ _YUNET = {
     "protocol": "original size",
     "missing": "heads that place boxes around points instead of priors",
 }
-_RETINAFACE = {"family": "retinaface", "missing": "leaky ReLU and upsampling"}
 
 MODELS: tuple[Published, ...] = (
     *_released(
@@ -259,23 +290,23 @@ MODELS: tuple[Published, ...] = (
             "mobilenet0.25_Final.pth": "ed6fa7d45a5179f03cb5ce82c73b0c6711372968e53782e88395acee88d319e1"
         },
         name="retinaface-mobilenet0.25-320",
+        family="retinaface-320",
         size=(320, 240),
         ap=_ap(0.811, 0.697, 0.376),
         **_WITH_LANDMARKS,
-        **_RETINAFACE,
     ),
     *_released(
         {
             "mobilenet0.25_Final.pth": "38ec7bb3c9cbfe2f40edabc05fab970a6d648747cbc534092be85d5eb9b37ed0"
         },
         name="retinaface-mobilenet0.25",
+        family="retinaface",
         size=(640, 640),
         source="https://github.com/biubug6/Pytorch_Retinaface",
         licence="MIT",
         training_data="WIDER FACE, on a backbone trained on ImageNet",
         ap=_ap(0.907, 0.8816, 0.7382),
         protocol="original size",
-        **_RETINAFACE,
     ),
     *_released(
         {

@@ -42,7 +42,7 @@ class Config:
     """A training run. Its defaults are those of "Ultra-Light-Fast-Generic-Face-Detector-1MB"."""
 
     name: str  # of the model
-    network: str  # slim | rfb
+    network: str  # slim | rfb | retinaface-mobilenet0.25 | retinaface-resnet50
     stages: tuple[Stage, ...]
     landmarks: bool = False
 

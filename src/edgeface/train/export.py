@@ -14,7 +14,7 @@ from .. import _core, convert, model, networks, parity, zoo
 from .. import spec as specs
 from ..backends import open_backend
 from ..errors import ModelError
-from . import checkpoint
+from . import checkpoint, retinaface
 from .weights import arrays_of, network_of
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ NOISE = "noise"
 
 
 def spec_of(config: Config, network: nn.Module) -> ModelSpec:
-    """What a network of that run is trained with: as Ultra-Light, with landmarks or without."""
+    """What a network of that run is trained with: as its family, with landmarks or without."""
     graph = networks.build(arrays_of(network.state_dict()), config.size)
-    spec = zoo.ultraface(graph)
+    family = zoo.retinaface if config.network in retinaface.NETWORKS else zoo.ultraface
+    spec = family(graph)
     landmarks = "landmarks" if config.landmarks else None
     return dataclasses.replace(
         spec,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .blocks import Detector, Heads
 from .loss import Losses, Taught, distillation_loss, feature_loss, multibox_loss
-from .networks import Detector, Heads, make_network
+from .networks import make_network
+from .retinaface import RetinaFace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +54,8 @@ class Learner:
         self._forward = _compiled(self.network, config)
         self._teach = None
         if teacher is not None:
+            if isinstance(teacher, RetinaFace) != isinstance(network, RetinaFace):
+                raise ValueError(f"the teacher has other priors than a {config.network} network")
             teacher = teacher.to(device, memory_format=torch.channels_last)
             self._teach = _compiled(teacher, config)
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from .blocks import Detector
     from .config import Config
-    from .networks import Detector
     from .pictures import Pictures
     from .samples import Sample
 

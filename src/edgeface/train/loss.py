@@ -13,7 +13,7 @@ from .priors import NEGATIVE, POSITIVE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .networks import Heads
+    from .blocks import Heads
     from .priors import Targets
 
 

@@ -1,52 +1,129 @@
 """The slim and RFB networks, as PyTorch modules whose weights are called as in the released files.
 
 `edgeface.networks` has the same skeleton as a Graph and shares its constants: channels, strides and which
-layer feeds which level of priors. Blocks here are for other networks, too.
+layer feeds which level of priors.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import networks as graphs
-from ..networks import _LAYERS, _LEVELS, _RFB_LAYER
+from ..networks.ultraface import LAYERS, LEVELS, RFB_LAYER
+from . import retinaface
+from .blocks import Detector, Heads, conv_norm, conv_norm_relu, depthwise_separable, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-NETWORKS = ("slim", "rfb")
-# How far the running mean and variance follow each batch; PyTorch's own default.
-_MOMENTUM = 0.1
+NETWORKS = ("slim", "rfb", *retinaface.NETWORKS)
 
 
-class Heads(NamedTuple):
-    """A network's outputs, a row for every prior; the scores are logits: background, face."""
+def make_network(network: str, *, landmarks: bool) -> Detector:
+    """One of NETWORKS with random weights.
 
-    scores: Tensor  # (N, priors, 2)
-    boxes: Tensor  # (N, priors, 4) offsets
-    landmarks: Tensor | None  # (N, priors, 10) offsets
+    Raises:
+        ValueError: It is none of them.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
+    made: Detector
+    if network in retinaface.NETWORKS:
+        made = retinaface.RetinaFace(network, landmarks=landmarks)
+    else:
+        made = UltrafaceLandmark(network) if landmarks else Ultraface(network)
+    made.apply(_initialise)
+    return made
 
 
-# --- Blocks ----------------------------------------------------------------------------------------
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
-def conv_norm_relu(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    """3x3, without bias."""
-    return nn.Sequential(*_conv_norm(before, after, 3, stride), nn.ReLU(inplace=True))
+class Ultraface(Detector):
+    """Slim or RFB with scores and boxes, named as in Ultra-Light-Fast-Generic-Face-Detector-1MB."""
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        self.base_net = nn.ModuleList(_layers(network))
+        self.extras = nn.ModuleList([_extra()])
+        self.classification_headers = _head(2)
+        self.regression_headers = _head(4)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return _features((*self.base_net, *self.extras), image)
+
+    def heads(self, features: Sequence[Tensor]) -> Heads:
+        scores = rows(self.classification_headers, features, 2)
+        return Heads(scores, rows(self.regression_headers, features, 4), None)
 
 
-def depthwise_separable(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    """3x3 on each channel, then 1x1 across them; BatchNorm and ReLU behind each (MobileNet)."""
+class UltrafaceLandmark(Detector):
+    """The same with five landmarks, named as in Face-Detector-1MB-with-landmark."""
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        for index, layer in enumerate((*_layers(network), _extra()), 1):
+            self.add_module(f"conv{index}", layer)
+        self.loc = _head(4)
+        self.conf = _head(2)
+        self.landm = _head(10)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return _features([self.get_submodule(f"conv{index}") for index in range(1, 15)], image)
+
+    def heads(self, features: Sequence[Tensor]) -> Heads:
+        boxes, scores = rows(self.loc, features, 4), rows(self.conf, features, 2)
+        return Heads(scores, boxes, rows(self.landm, features, 10))
+
+
+def _layers(network: str) -> Iterable[nn.Module]:
+    before = 3
+    for index, (channels, stride) in enumerate(LAYERS):
+        if index == 0:
+            yield conv_norm_relu(before, channels, stride)
+        elif index == RFB_LAYER and network == "rfb":
+            yield ReceptiveField(before, channels)
+        else:
+            yield depthwise_separable(before, channels, stride)
+        before = channels
+
+
+def _extra() -> nn.Sequential:
     return nn.Sequential(
-        *_conv_norm(before, before, 3, stride, groups=before),
+        nn.Conv2d(256, 64, 1),
         nn.ReLU(inplace=True),
-        *_conv_norm(before, after, 1),
+        separable(64, 256, stride=2),
         nn.ReLU(inplace=True),
     )
+
+
+def _head(values: int) -> nn.ModuleList:
+    """A module for every level of priors; the last looks at 3x3 of all channels."""
+    last = len(LAYERS)
+    made: list[nn.Module] = []
+    for layer, priors in LEVELS:
+        if layer < last:
+            made.append(separable(LAYERS[layer][0], priors * values))
+        else:
+            made.append(nn.Conv2d(256, priors * values, 3, padding=1))
+    return nn.ModuleList(made)
+
+
+def _features(layers: Sequence[nn.Module], image: Tensor) -> list[Tensor]:
+    used = {layer for layer, _ in LEVELS}
+    features, value = [], image
+    for index, layer in enumerate(layers):
+        value = layer(value)
+        if index in used:
+            features.append(value)
+    return features
 
 
 def separable(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -95,144 +172,9 @@ class _Basic(nn.Module):
         self, before: int, after: int, kernel: int, *, dilation: int = 1, relu: bool = True
     ) -> None:
         super().__init__()
-        self.conv, self.bn = _conv_norm(before, after, kernel, dilation=dilation)
+        self.conv, self.bn = conv_norm(before, after, kernel, dilation=dilation)
         self.relu = relu
 
     def forward(self, data: Tensor) -> Tensor:
         data = self.bn(self.conv(data))
         return functional.relu(data, inplace=True) if self.relu else data
-
-
-def _conv_norm(
-    before: int, after: int, kernel: int, stride: int = 1, *, dilation: int = 1, groups: int = 1
-) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    pad = dilation * (kernel // 2)
-    conv = nn.Conv2d(before, after, kernel, stride, pad, dilation, groups, bias=False)
-    return conv, nn.BatchNorm2d(after, eps=graphs.EPSILON, momentum=_MOMENTUM)
-
-
-# --- Networks --------------------------------------------------------------------------------------
-
-
-class Detector(nn.Module):
-    """Features, level by level, and heads that look at them."""
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """(N, 3, height, width) float32, (pixel - mean) * scale -> a value for every level of priors."""
-        raise NotImplementedError
-
-    def heads(self, features: Sequence[Tensor]) -> Heads:
-        raise NotImplementedError
-
-    def forward(self, image: Tensor) -> Heads:
-        """(N, 3, height, width) float32, (pixel - mean) * scale -> Heads."""
-        return self.heads(self.features(image))
-
-
-class Ultraface(Detector):
-    """Slim or RFB with scores and boxes, named as in Ultra-Light-Fast-Generic-Face-Detector-1MB."""
-
-    def __init__(self, network: str) -> None:
-        super().__init__()
-        self.base_net = nn.ModuleList(_layers(network))
-        self.extras = nn.ModuleList([_extra()])
-        self.classification_headers = _head(2)
-        self.regression_headers = _head(4)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        return _features((*self.base_net, *self.extras), image)
-
-    def heads(self, features: Sequence[Tensor]) -> Heads:
-        scores = _rows(self.classification_headers, features, 2)
-        return Heads(scores, _rows(self.regression_headers, features, 4), None)
-
-
-class UltrafaceLandmark(Detector):
-    """The same with five landmarks, named as in Face-Detector-1MB-with-landmark."""
-
-    def __init__(self, network: str) -> None:
-        super().__init__()
-        for index, layer in enumerate((*_layers(network), _extra()), 1):
-            self.add_module(f"conv{index}", layer)
-        self.loc = _head(4)
-        self.conf = _head(2)
-        self.landm = _head(10)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        return _features([self.get_submodule(f"conv{index}") for index in range(1, 15)], image)
-
-    def heads(self, features: Sequence[Tensor]) -> Heads:
-        boxes, scores = _rows(self.loc, features, 4), _rows(self.conf, features, 2)
-        return Heads(scores, boxes, _rows(self.landm, features, 10))
-
-
-def make_network(network: str, *, landmarks: bool) -> Detector:
-    """A slim or an RFB network with random weights.
-
-    Raises:
-        ValueError: It is called neither "slim" nor "rfb".
-    """
-    if network not in NETWORKS:
-        raise ValueError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
-    made: Detector = UltrafaceLandmark(network) if landmarks else Ultraface(network)
-    made.apply(_initialise)
-    return made
-
-
-def _layers(network: str) -> Iterable[nn.Module]:
-    before = 3
-    for index, (channels, stride) in enumerate(_LAYERS):
-        if index == 0:
-            yield conv_norm_relu(before, channels, stride)
-        elif index == _RFB_LAYER and network == "rfb":
-            yield ReceptiveField(before, channels)
-        else:
-            yield depthwise_separable(before, channels, stride)
-        before = channels
-
-
-def _extra() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(256, 64, 1),
-        nn.ReLU(inplace=True),
-        separable(64, 256, stride=2),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _head(values: int) -> nn.ModuleList:
-    """A module for every level of priors; the last looks at 3x3 of all channels."""
-    last = len(_LAYERS)
-    made: list[nn.Module] = []
-    for layer, priors in _LEVELS:
-        if layer < last:
-            made.append(separable(_LAYERS[layer][0], priors * values))
-        else:
-            made.append(nn.Conv2d(256, priors * values, 3, padding=1))
-    return nn.ModuleList(made)
-
-
-def _features(layers: Sequence[nn.Module], image: Tensor) -> list[Tensor]:
-    used = {layer for layer, _ in _LEVELS}
-    features, value = [], image
-    for index, layer in enumerate(layers):
-        value = layer(value)
-        if index in used:
-            features.append(value)
-    return features
-
-
-def _rows(head: nn.ModuleList, features: Sequence[Tensor], values: int) -> Tensor:
-    """(N, priors, values): of each level, row by row, the priors of a cell next to each other."""
-    rows = []
-    for module, feature in zip(head, features):
-        made = module(feature).permute(0, 2, 3, 1)
-        rows.append(made.reshape(made.shape[0], -1, values))
-    return torch.cat(rows, 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -10,6 +10,7 @@ import torch
 from .. import networks as graphs
 from ..errors import ModelError
 from ..formats import torch_weights
+from . import retinaface
 from .networks import make_network
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from .networks import Detector
+    from .blocks import Detector
+
+
+# Of mobilenetV1X0.25_pretrain.tar, which Pytorch_Retinaface begins with; it tells 1000 classes.
+BACKBONE_KEY = "stage1.0.0.weight"
+_CLASSES = ("fc.weight", "fc.bias")
 
 
 def network_of(weights: Mapping[str, Tensor]) -> Detector:
@@ -30,12 +36,34 @@ def network_of(weights: Mapping[str, Tensor]) -> Detector:
         ModelError: It is none known here.
     """
     graphs.build(arrays_of(weights))  # says what is missing, too many or misshapen
-    landmarks = "landm.3.weight" in weights
-    network = "rfb" if any(".shortcut." in key for key in weights) else "slim"
+    network, landmarks = _described(weights)
     made = make_network(network, landmarks=landmarks)
     made.load_state_dict(dict(weights), strict=False)  # a file of PyTorch 0.3 counts no batches
     made.eval()
     return made
+
+
+def _described(weights: Mapping[str, Tensor]) -> tuple[str, bool]:
+    """What make_network calls it, and whether it has landmarks."""
+    if "ClassHead.0.conv1x1.weight" in weights:
+        is_resnet = "body.conv1.weight" in weights
+        name = retinaface.RESNET50_NAME if is_resnet else retinaface.MOBILENET_NAME
+        return name, "LandmarkHead.0.conv1x1.weight" in weights
+    network = "rfb" if any(".shortcut." in key for key in weights) else "slim"
+    return network, "landm.3.weight" in weights
+
+
+def _on_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a whole network."""
+    made = make_network(retinaface.MOBILENET_NAME, landmarks=True)
+    body = {key: value for key, value in weights.items() if key not in _CLASSES}
+    try:
+        made.get_submodule("body").load_state_dict(body)
+    except RuntimeError as error:
+        raise ModelError(
+            f"no backbone of {retinaface.MOBILENET_NAME}: {' '.join(str(error).split()):.300}"
+        ) from None
+    return dict(made.state_dict())
 
 
 def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
@@ -44,7 +72,7 @@ def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
 
 
 def open_teacher(path: str | os.PathLike[str]) -> Detector:
-    """Ultra-Light's released .pth or a checkpoint of a run: of networks with the same priors.
+    """A released .pth or a checkpoint of a run: of networks with the same priors.
 
     Raises:
         ModelError: It is something else.
@@ -59,12 +87,17 @@ def open_teacher(path: str | os.PathLike[str]) -> Detector:
 def open_network(path: str | os.PathLike[str]) -> Detector:
     """The network in a .pth or in a checkpoint of a run, in evaluation mode.
 
+    Of the pretrained backbone of RetinaFace, that network with the rest of its weights random.
+
     Raises:
         ModelError: It is none known here, or the file is damaged.
     """
     path = Path(path)
     try:
         arrays = torch_weights.read(path.read_bytes())
-        return network_of({key: torch.tensor(value) for key, value in arrays.items()})
+        weights = {key: torch.tensor(value) for key, value in arrays.items()}
+        if BACKBONE_KEY in weights:
+            weights = _on_backbone(weights)
+        return network_of(weights)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
