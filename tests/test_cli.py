@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import edgeface
-from edgeface import FaceDetector, bench, cli, media, model
+from edgeface import FaceDetector, bench, cli, cpu, media, model
 from edgeface.backends import BACKENDS
 from edgeface.formats import onnx
 from edgeface.graph import Concat, Conv, Graph, Node, Reshape, Softmax, Tensor, Transpose
@@ -201,6 +201,7 @@ def test_missing_opencv_gives_one_line(monkeypatch, run, model_path):
         (["--model", "none.onnx", "a.png"], "none.onnx"),
         (["--model", "MODEL", "a.png", "--score-threshold", "2"], "score_threshold"),
         (["--model", "MODEL", "a.png", "--num-threads", "0"], "num_threads"),
+        (["--model", "MODEL", "a.png", "--affinity", "9999"], "that this process may use"),
         (["--model", "MODEL", "a.png", "--spec", "none.json"], "none.json"),
         (["--model", "a.png", "a.png"], "unknown kind of model"),
     ],
@@ -289,9 +290,10 @@ def test_every_option_reaches_the_detector(monkeypatch, run, model_path, tmp_pat
     }
     options = [part for k, v in wanted.items() for part in (f"--{k.replace('_', '-')}", v)]
     image = save(tmp_path / "a.png")
-    options += ["--input-size", f"{WIDTH}x{HEIGHT}"]
+    allowed = tuple(sorted(cpu.allowed_cpus()))
+    options += ["--input-size", f"{WIDTH}x{HEIGHT}", "--affinity", ",".join(map(str, allowed))]
     assert run("detect", "--model", model_path, image, *options)[0] == 0
-    assert given == {**wanted, "input_size": (WIDTH, HEIGHT)}
+    assert given == {**wanted, "input_size": (WIDTH, HEIGHT), "affinity": allowed}
 
 
 def test_text_has_a_line_for_every_image_and_face(run, model_path, tmp_path):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core, model
 from .backends import open_backend
-from .cpu import default_num_threads
+from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
 from .faces import Faces
 from .frames import CHANNELS, checked_frame, checked_roi
 from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from types import TracebackType
 
     import numpy as np
@@ -43,6 +43,7 @@ class Options:
 
     backend: str = "auto"
     num_threads: int | None = None
+    affinity: str | Collection[int] | None = None
     input_size: tuple[int, int] | None = None
     resize: str | None = None
     score_threshold: float | None = None
@@ -62,6 +63,7 @@ class Options:
         _check_number("iou_threshold", self.iou_threshold, 0, 1)
         _check_number("min_face", self.min_face, 0, math.inf)
         _check_count("num_threads", self.num_threads, 1024)
+        check_affinity(self.affinity)
         _check_count("max_faces", self.max_faces)
         _check_count("pre_nms_top_k", self.pre_nms_top_k)
         if self.input_size is not None:
@@ -81,7 +83,11 @@ class FaceDetector:
             same name beside the model, the spec inside an ONNX file, or that of a published model.
         backend: "auto", "native", "tengine", "onnxruntime" or a plug-in's name. "auto" takes the first
             that runs the network and defers to the environment variable EDGEFACE_BACKEND.
-        num_threads: By default min(cgroup quota, affinity mask, 4).
+        num_threads: By default min(CPUs, cgroup quota, 4), of the CPUs in the affinity mask the fastest
+            kind alone: threads of two kinds wait for the slower one.
+        affinity: "big" or "little" for the fastest or slowest kind of CPU, or their numbers, as [4, 5]:
+            threads run there alone, and so does the thread that calls detect, until it returns. By
+            default the system chooses. Linux only.
         input_size: (width, height) of the network's input instead of the file's. Larger finds
             smaller faces and takes longer in proportion.
         resize: "stretch" or "letterbox", instead of what the model was trained with.
@@ -111,6 +117,7 @@ class FaceDetector:
         spec: ModelSpec | str | os.PathLike[str] | None = None,
         backend: str = "auto",
         num_threads: int | None = None,
+        affinity: str | Collection[int] | None = None,
         input_size: tuple[int, int] | None = None,
         resize: str | None = None,
         score_threshold: float | None = None,
@@ -124,6 +131,7 @@ class FaceDetector:
         options = Options(
             backend=backend,
             num_threads=num_threads,
+            affinity=affinity,
             input_size=input_size,
             resize=resize,
             score_threshold=score_threshold,
@@ -141,14 +149,16 @@ class FaceDetector:
         self._model = opened
         self._channels = options.channels
         self._spec = _with_options(opened.spec, options)
-        self._num_threads = options.num_threads or default_num_threads()
-        runner, self._backend = open_backend(opened.graph, options.backend, self._num_threads)
-        try:
-            self._core: _core.Detector | None = _core.Detector(
-                runner, model.core_spec(self._spec), _core_options(self._spec, options)
-            )
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+        self._affinity = affinity_cpus(options.affinity)
+        self._num_threads = options.num_threads or default_num_threads(self._affinity)
+        with pinned(self._affinity):  # threads stay where the one that started them was
+            runner, self._backend = open_backend(opened.graph, options.backend, self._num_threads)
+            try:
+                self._core: _core.Detector | None = _core.Detector(
+                    runner, model.core_spec(self._spec), _core_options(self._spec, options)
+                )
+            except ModelError as error:
+                raise ModelError(f"{path}: {error}") from None
         self._timings = Timings(0.0, 0.0, 0.0)
 
     @property
@@ -164,6 +174,11 @@ class FaceDetector:
     @property
     def num_threads(self) -> int:
         return self._num_threads
+
+    @property
+    def affinity(self) -> tuple[int, ...] | None:
+        """The CPUs that threads run on, or None where the system chooses."""
+        return None if self._affinity is None else tuple(sorted(self._affinity))
 
     @property
     def timings(self) -> Timings:
@@ -193,9 +208,11 @@ class FaceDetector:
         if self._core is None:
             raise ValueError("the detector is closed")
         taken = checked_frame(frame, self._channels)
-        rows, timings = self._core.detect(
-            taken.pixels, taken.channels, checked_roi(roi, taken.size), chroma=taken.chroma
-        )
+        region = checked_roi(roi, taken.size)
+        with pinned(self._affinity):
+            rows, timings = self._core.detect(
+                taken.pixels, taken.channels, region, chroma=taken.chroma
+            )
         self._timings = Timings(*timings)
         return Faces(rows)
 

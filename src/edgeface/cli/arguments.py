@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..backends import BACKENDS
+from ..cpu import AFFINITIES
 from ..detector import NMS
 from ..spec import RESIZES
 
@@ -24,6 +25,7 @@ API_OPTIONS = frozenset(
     {
         "spec",
         "num_threads",
+        "affinity",
         "input_size",
         "resize",
         "score_threshold",
@@ -92,7 +94,16 @@ def options_parser() -> argparse.ArgumentParser:
         "--min-face", type=float, metavar="PIXELS", help="the smallest face wanted, in frame pixels"
     )
     parser.add_argument(
-        "--num-threads", type=int, metavar="N", help="default: the CPUs allowed, at most 4"
+        "--num-threads",
+        type=int,
+        metavar="N",
+        help="default: the CPUs allowed of the fastest kind, at most 4",
+    )
+    parser.add_argument(
+        "--affinity",
+        type=parse_affinity,
+        metavar="CPUS",
+        help="run there alone: big, little, or numbers as 4,5",
     )
     return parser
 
@@ -118,6 +129,14 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 320x240")
     return int(match[1]), int(match[2])
+
+
+def parse_affinity(text: str) -> str | tuple[int, ...]:
+    if text in AFFINITIES:
+        return text
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not big, little or CPUs such as 4,5")
+    return tuple(map(int, text.split(",")))
 
 
 def parse_roi(text: str) -> tuple[int, int, int, int]:
