@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 import reference
-from edgeface import FaceDetector
+from edgeface import FaceDetector, media
 from edgeface import spec as specs
 from edgeface.bench import iou
 from edgeface.formats import onnx
@@ -182,3 +184,210 @@ def test_the_faces_of_a_photograph_are_found_in_a_cameras_frame_of_it(channels):
     )
     for face in want:
         assert max(iou(face, other) for other in found) > 0.8
+
+
+# --- Motion JPEG ------------------------------------------------------------------------------------------
+
+HUFFMAN_TABLES = b"\xff\xc4"
+
+
+@pytest.fixture(scope="module")
+def cv2():
+    return pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+
+
+def jpeg(cv2, frame, *options):
+    written, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90, *options])
+    assert written
+    return data.tobytes()
+
+
+def large_picture(width, height):
+    """Smooth, so that pictures decoded smaller show the same."""
+    small = picture(height // 8, width // 8, seed=4)
+    return np.repeat(np.repeat(small, 8, axis=0), 8, axis=1)
+
+
+def with_size(data, width, height):
+    """The same JPEG, which says that it is of another size."""
+    at = data.index(b"\xff\xc0")
+    return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
+
+
+def without_tables(data):
+    """As cameras send them: whoever decodes has to know the usual Huffman tables."""
+    while HUFFMAN_TABLES in data:
+        at = data.index(HUFFMAN_TABLES)
+        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    return data
+
+
+def turned(data):
+    """With EXIF data that says: turn it by a quarter."""
+    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x112, 3, 1, 6) + b"\0\0\0\0"
+    exif = b"Exif\0\0" + tiff
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+# The network's input is 96 x 64.
+@pytest.mark.parametrize(
+    ("size", "resize", "reduction"),
+    [
+        ((96, 64), "stretch", 1),
+        ((191, 200), "stretch", 1),
+        ((192, 128), "stretch", 2),
+        ((400, 255), "stretch", 2),
+        ((385, 257), "stretch", 4),
+        ((1279, 719), "stretch", 8),
+        ((400, 80), "stretch", 1),
+        ((400, 80), "letterbox", 4),
+        ((60, 40), "stretch", 1),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_the_network_needs(
+    path, cv2, monkeypatch, size, resize, reduction
+):
+    used = []
+
+    def decode(data, reduction, decode=media.decode_jpeg):
+        used.append(reduction)
+        return decode(data, reduction)
+
+    monkeypatch.setattr(media, "decode_jpeg", decode)
+    data = jpeg(cv2, picture(size[1], size[0]))
+    FaceDetector(path, channels="mjpeg", resize=resize).detect(data)
+    assert used == [reduction]
+
+
+def test_the_faces_of_a_jpeg_are_those_of_the_smaller_picture_in_frame_pixels(path, cv2):
+    data = jpeg(cv2, large_picture(800, 520))
+    detector = FaceDetector(path, channels="mjpeg")
+    smaller, _ = media.decode_jpeg(data, 8)
+    assert smaller.shape == (65, 100, 3)
+    want = FaceDetector(path).detect(smaller).rows.copy()
+    assert len(want) > 1
+    want[:, :4] *= 8
+    want[:, 5:] *= 8
+    got = detector.detect(data)
+    assert np.abs(got.rows - want).max() <= 2 * ROUNDING * np.abs(want).max()
+    assert detector.timings.preprocess > 0
+    large = FaceDetector(path, channels="mjpeg", min_face=140).detect(data)
+    assert 0 < len(large) < len(got)
+    assert len(large) == len(FaceDetector(path, min_face=140 / 8).detect(smaller))
+
+
+def test_a_region_of_a_jpeg_is_looked_at_in_full(path, cv2):
+    data = jpeg(cv2, large_picture(800, 520))
+    roi = (211, 97, 301, 205)
+    whole = media.decode_jpeg(data, 1)[0]
+    want = FaceDetector(path).detect(whole, roi=roi)
+    assert len(want) > 0
+    assert_array_equal(FaceDetector(path, channels="mjpeg").detect(data, roi=roi).rows, want.rows)
+
+
+def test_a_jpeg_may_be_bytes_or_an_array(path, cv2):
+    data = jpeg(cv2, picture())
+    detector = FaceDetector(path, channels="mjpeg")
+    want = detector.detect(data)
+    assert len(want) > 0
+    array = np.frombuffer(data, np.uint8)
+    for frame in (bytearray(data), memoryview(data), array, array[None], data + bytes(99)):
+        assert_array_equal(detector.detect(frame).rows, want.rows)
+    for frame in (None, "a.jpg", array.astype(float)):
+        with pytest.raises(TypeError, match=r"expected a NumPy array|expected uint8"):
+            detector.detect(frame)
+
+
+def test_what_cameras_leave_out_is_known_and_how_pictures_were_held_is_not_asked(path, cv2):
+    data = jpeg(cv2, picture())
+    detector = FaceDetector(path, channels="mjpeg")
+    want = detector.detect(data)
+    for other in (without_tables(data), turned(data)):
+        assert other != data
+        assert_array_equal(detector.detect(other).rows, want.rows)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (640, 480), (1279, 721)])
+def test_the_size_of_a_jpeg_is_in_its_header(cv2, size):
+    frame = picture(size[1], size[0])
+    for options in ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 4)):
+        data = jpeg(cv2, frame, *options)
+        assert media.jpeg_size(data) == size
+        assert media.jpeg_size(turned(data)) == size
+        assert media.jpeg_size(data[:2] + b"\xff\xff\xff" + data[2:]) == size
+    assert media.jpeg_size(jpeg(cv2, frame[..., 0])) == size
+
+
+def test_frames_that_are_no_jpeg_are_refused(path, cv2):
+    data = jpeg(cv2, picture())
+    start = data.index(b"\xff\xc0")
+    detector = FaceDetector(path, channels="mjpeg")
+    for frame in (b"", b"\xff", data[:2], data[: start + 8], b"\x89PNG" + data, bytes(500)):
+        with pytest.raises(ValueError, match="the frame is no JPEG"):
+            detector.detect(frame)
+    with pytest.raises(ValueError, match="the frame is no JPEG"):
+        detector.detect(with_size(data, 0, 10))
+    with pytest.raises(ValueError, match="the frame is 65535x65535; expected"):
+        detector.detect(with_size(data, 65535, 65535))
+    with pytest.raises(ValueError, match="the frame is"):
+        detector.detect(data[: start + 19])
+
+
+def test_a_damaged_jpeg_gives_faces_inside_the_frame_or_an_error(path, cv2, capfd):
+    data = jpeg(cv2, picture())
+    detector = FaceDetector(path, channels="mjpeg")
+    random = np.random.default_rng(0)
+    answers = []
+    for _ in range(60):
+        damaged = bytearray(data[: random.integers(2, len(data))])
+        for _ in range(3):
+            damaged[random.integers(2, len(damaged))] = random.integers(256)
+        try:
+            boxes = detector.detect(damaged).boxes
+        except ValueError as error:
+            answers.append(str(error))
+        else:
+            assert np.isfinite(boxes).all()
+    assert 0 < len(answers) < 60
+    assert all(answer.startswith("the frame is") for answer in answers)
+    capfd.readouterr()  # libjpeg complains itself
+
+
+def test_pillow_decodes_where_there_is_no_opencv(path, cv2, monkeypatch):
+    pytest.importorskip("PIL", reason="Pillow is not installed")
+    data = jpeg(cv2, large_picture(800, 520))
+    want = {reduction: media.decode_jpeg(data, reduction)[0] for reduction in (1, 2, 4, 8)}
+
+    def missing():
+        raise ImportError
+
+    monkeypatch.setattr(media, "opencv", missing)
+    for reduction, pixels in want.items():
+        got, channels = media.decode_jpeg(data, reduction)
+        assert channels == "rgb"
+        assert got.shape == pixels.shape
+        # Two builds of one library, which may round the conversion of colours otherwise.
+        assert np.abs(got[..., ::-1].astype(int) - pixels).max() <= 2
+    assert len(FaceDetector(path, channels="mjpeg").detect(data)) > 0
+    with pytest.raises(ValueError, match="the frame is Pillow cannot read it"):
+        FaceDetector(path, channels="mjpeg").detect(data[: data.index(b"\xff\xc0") + 12])
+
+
+def test_without_a_library_for_jpeg_opening_says_what_helps(path, monkeypatch):
+    monkeypatch.setattr(media.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match="JPEG frames need OpenCV or Pillow: pip install"):
+        FaceDetector(path, channels="mjpeg")
+    FaceDetector(path, channels="nv12")
+
+
+@needs_shared
+@pytest.mark.usefixtures("cv2")
+def test_the_faces_of_a_photograph_are_found_in_its_file():
+    data = (SHARED / "images" / "17.jpg").read_bytes()
+    model = SHARED / "weights" / "tmfile" / "rfb320.tmfile"
+    want = FaceDetector(model, score_threshold=0.95).detect(media.decode_jpeg(data, 1)[0])
+    assert len(want) > 10
+    found = FaceDetector(model, channels="mjpeg", score_threshold=0.7).detect(data)
+    # Decoded smaller, a picture is sharper than bilinearly resized: small faces' boxes move.
+    for face in want:
+        assert max(iou(face, other) for other in found) > 0.6

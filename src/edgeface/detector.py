@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _core, model
+from . import _core, media, model
 from .backends import open_backend
 from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
@@ -101,13 +101,15 @@ class FaceDetector:
         channels: What frames are: "bgr", "rgb", "bgra", "rgba" or "gray"; "auto" takes two dimensions
             as gray, three channels as BGR and four as BGRA. Of cameras "yuyv", "uyvy", "nv12" and
             "nv21", taken as BT.601 in limited range, V4L2's default: Y, U and V are resized, and only
-            what the network sees is converted.
+            what the network sees is converted. "mjpeg" are JPEG files in memory, decoded by OpenCV or
+            Pillow, without a roi no larger than the network needs.
 
     Raises:
         TypeError, ValueError: An argument is wrong.
         FileNotFoundError: There is no such file.
         ModelError: The file or its spec is damaged, unsupported, or they do not fit each other.
         BackendError: No backend can run it; says why.
+        ImportError: `channels` is "mjpeg", and nothing here decodes that.
     """
 
     def __init__(
@@ -142,6 +144,8 @@ class FaceDetector:
             min_face=min_face,
             channels=channels,
         )
+        if options.channels == "mjpeg":
+            media.check_jpeg()
         self._reopen = (os.fspath(path), spec, options)
         opened = model.load(path, spec)
         if options.input_size is not None:
@@ -187,7 +191,7 @@ class FaceDetector:
 
     def detect(
         self,
-        frame: NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]],
+        frame: NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]] | bytes | memoryview,
         *,
         roi: tuple[int, int, int, int] | None = None,
     ) -> Faces:
@@ -196,8 +200,8 @@ class FaceDetector:
         Args:
             frame: (H, W, 3) uint8 in BGR order, or as `channels` says: (H, W) gray, (H, W, 2) YUYV
                 and UYVY, (H * 3 / 2, W) NV12 and NV21 or the pair of their planes (H, W) and
-                (H / 2, W). Rows may be any distance apart without a copy; pixels that are not packed
-                are copied.
+                (H / 2, W), a JPEG's bytes or an array of them. Rows may be any distance apart
+                without a copy; pixels that are not packed are copied.
             roi: x, y, width, height in frame pixels: look only there. Boxes stay in frame pixels
                 and end at its edges.
 
@@ -207,13 +211,18 @@ class FaceDetector:
         """
         if self._core is None:
             raise ValueError("the detector is closed")
-        taken = checked_frame(frame, self._channels)
+        whole = self._spec.input if roi is None else None
+        taken = checked_frame(frame, self._channels, whole)
         region = checked_roi(roi, taken.size)
         with pinned(self._affinity):
-            rows, timings = self._core.detect(
-                taken.pixels, taken.channels, region, chroma=taken.chroma
+            rows, (preprocess, *rest) = self._core.detect(
+                taken.pixels,
+                taken.channels,
+                region,
+                chroma=taken.chroma,
+                reduction=taken.reduction,
             )
-        self._timings = Timings(*timings)
+        self._timings = Timings(taken.milliseconds + preprocess, *rest)
         return Faces(rows)
 
     def detect_batch(self, frames: Iterable[NDArray[np.uint8]]) -> list[Faces]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import numbers
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from . import media
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .spec import InputSpec
+
 # What a frame may be; `auto` tells the first five apart by shape.
-CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray", "yuyv", "uyvy", "nv12", "nv21")
+CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray", "yuyv", "uyvy", "nv12", "nv21", "mjpeg")
 # A frame beyond this (16384 x 16384) is a mistake; indices inside the core stay far from overflow.
 MAX_PIXELS = 1 << 28
 
@@ -25,6 +30,9 @@ class Frame(NamedTuple):
     pixels: NDArray[np.uint8]
     channels: str
     chroma: NDArray[np.uint8] | None = None  # (H / 2, W): U and V of two by two pixels
+    # How many pixels of what the caller sees lie along one of these, and what decoding took.
+    reduction: tuple[float, float] = (1.0, 1.0)
+    milliseconds: float = 0.0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,8 +40,13 @@ class Frame(NamedTuple):
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def checked_frame(frame: object, channels: str) -> Frame:
-    """`channels` is one of CHANNELS; TypeError and ValueError say what the frame is instead."""
+def checked_frame(frame: object, channels: str, network: InputSpec | None) -> Frame:
+    """`channels` is one of CHANNELS; TypeError and ValueError say what the frame is instead.
+
+    A JPEG is decoded no larger than `network` needs, if that is given.
+    """
+    if channels == "mjpeg":
+        return _jpeg(frame, network)
     if channels in _TWO_PLANES:
         return _two_planes(frame, channels)
     pixels = _checked_pixels(frame)
@@ -71,6 +84,34 @@ def _two_planes(frame: object, channels: str) -> Frame:
     return Frame(_in_rows(pixels), channels, _in_rows(chroma))
 
 
+def _jpeg(frame: object, network: InputSpec | None) -> Frame:
+    start = time.perf_counter()
+    if isinstance(frame, (bytes, bytearray, memoryview)):
+        data = bytes(frame)
+    else:
+        data = _checked_pixels(frame).tobytes()
+    try:
+        width, height = media.jpeg_size(data)
+        _check_area(width, height)
+        reduction = 1 if network is None else _reduction(width, height, network)
+        pixels, channels = media.decode_jpeg(data, reduction)
+    except media.MediaError as error:
+        raise ValueError(f"the frame is {error}") from None
+    return Frame(
+        pixels,
+        channels,
+        reduction=(width / pixels.shape[1], height / pixels.shape[0]),
+        milliseconds=(time.perf_counter() - start) * 1000,
+    )
+
+
+def _reduction(width: int, height: int, network: InputSpec) -> int:
+    """The largest that leaves as many pixels as the network has."""
+    ratios = width / network.width, height / network.height
+    most = max(ratios) if network.resize == "letterbox" else min(ratios)
+    return next((reduction for reduction in media.REDUCTIONS if reduction <= most), 1)
+
+
 def _in_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return plane if plane.strides[1] == 1 else np.ascontiguousarray(plane)
 
@@ -88,6 +129,10 @@ def _checked_pixels(pixels: object) -> NDArray[np.uint8]:
 
 def _check_size(pixels: NDArray[np.uint8]) -> None:
     height, width = pixels.shape[:2]
+    _check_area(width, height)
+
+
+def _check_area(width: int, height: int) -> None:
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"the frame is {width}x{height}; expected 1 to {MAX_PIXELS} pixels")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,6 +213,76 @@ def decode_image(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.
     if picture is None:
         raise MediaError(f"{name}: damaged, or not a picture that OpenCV can read")
     return np.asarray(picture, np.uint8)
+
+
+# --- JPEG frames of cameras -------------------------------------------------------------------------
+
+# What libjpeg makes of its 8 x 8 blocks at hardly any cost beside decoding: whole pictures of one pixel in
+# so many along either side.
+REDUCTIONS = (8, 4, 2)
+
+
+def check_jpeg() -> None:
+    """ImportError, with what helps, where there is no library that decodes JPEG."""
+    if importlib.util.find_spec("cv2") is None and importlib.util.find_spec("PIL") is None:
+        raise ImportError(
+            'JPEG frames need OpenCV or Pillow: pip install "edgeface[image]", or pillow, which is smaller'
+        )
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, from the marker that says so (ITU T.81, B.2.2); MediaError without one."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data):
+        if data[position] != 0xFF:
+            break
+        marker, length = (
+            data[position + 1],
+            int.from_bytes(data[position + 2 : position + 4], "big"),
+        )
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            if width > 0 and height > 0:
+                return width, height
+            break
+        # Any byte may be repeated before a marker.
+        position += 1 if marker == 0xFF else 2 + length
+    raise MediaError("no JPEG, or one cut short before its size")
+
+
+def decode_jpeg(data: bytes, reduction: int) -> tuple[NDArray[np.uint8], str]:
+    """A JPEG's pixels, one in `reduction` (1 or of REDUCTIONS) along either side, and "bgr" or "rgb".
+
+    As stored: no EXIF data turns it. MediaError where it is damaged.
+    """
+    try:
+        cv2 = opencv()
+    except ImportError:
+        return _decode_jpeg_with_pillow(data, reduction), "rgb"
+    kind = "IMREAD_COLOR" if reduction == 1 else f"IMREAD_REDUCED_COLOR_{reduction}"
+    flags = getattr(cv2, kind) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise MediaError(f"OpenCV cannot read it: {error}") from None
+    if picture is None:
+        raise MediaError("a damaged JPEG")
+    return np.asarray(picture, np.uint8), "bgr"
+
+
+def _decode_jpeg_with_pillow(data: bytes, reduction: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+            width, height = picture.size
+            picture.draft("RGB", (max(1, width // reduction), max(1, height // reduction)))
+            return np.asarray(picture.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"Pillow cannot read it: {error}") from None
+
+
+# --- Written ----------------------------------------------------------------------------------------
 
 
 def write_image(path: Path, picture: NDArray[np.uint8]) -> None:
