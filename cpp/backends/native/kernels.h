@@ -74,6 +74,7 @@ struct QuantizedDepthwiseRun {
     const T* const* inputs;
     int taps;
     std::ptrdiff_t input_step;
+    std::ptrdiff_t column_step;
     const std::int16_t* weights;  // [tap][channels]
     bool narrow;                  // they are from -127 to 127
     const std::int32_t* bias;

@@ -55,6 +55,7 @@ struct Vec {
 
 struct Ints {
     static constexpr int lanes = 8;
+    static constexpr int packed = 1;
     __m256i v;
 
     static Ints load(const std::int32_t* from) {

@@ -53,7 +53,7 @@ void add_offset(const std::int8_t* values, std::byte* prepared, std::size_t coun
 
 // 64 bytes: kPieces neighbouring pixels' 64 / kPieces channels.
 template <int kPieces>
-__m512i load_pieces(const void* from, std::ptrdiff_t step) {
+__attribute__((always_inline)) inline __m512i load_pieces(const void* from, std::ptrdiff_t step) {
     const auto* bytes = static_cast<const std::uint8_t*>(from);
     if (kPieces == 1 || step == 64 / kPieces) return _mm512_loadu_si512(bytes);
     if constexpr (kPieces == 2) {
@@ -72,32 +72,13 @@ __m512i load_pieces(const void* from, std::ptrdiff_t step) {
     }
 }
 
-template <int kPieces>
-void store_pieces(__m512i values, void* to, std::ptrdiff_t step) {
-    auto* bytes = static_cast<std::uint8_t*>(to);
-    if (kPieces == 1 || step == 64 / kPieces) return _mm512_storeu_si512(bytes, values);
-    if constexpr (kPieces == 2) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), _mm512_castsi512_si256(values));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + step), _mm512_extracti64x4_epi64(values, 1));
-    }
-    if constexpr (kPieces == 4) {
-        const auto piece = [&](int i, __m128i value) {
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i * step), value);
-        };
-        piece(0, _mm512_castsi512_si128(values));
-        piece(1, _mm512_extracti32x4_epi32(values, 1));
-        piece(2, _mm512_extracti32x4_epi32(values, 2));
-        piece(3, _mm512_extracti32x4_epi32(values, 3));
-    }
-}
-
 // The bytes of four taps, channel by channel. Within each 128-bit lane, vector k has channels 4k to 4k + 3:
-// packing such vectors of sums to bytes puts them in order again.
+// narrowing such vectors of sums to bytes puts them in order again.
 struct Interleaved {
     __m512i v[4];
 };
 
-Interleaved interleave(__m512i a, __m512i b, __m512i c, __m512i d) {
+__attribute__((always_inline)) inline Interleaved interleave(__m512i a, __m512i b, __m512i c, __m512i d) {
     const __m512i ab_low = _mm512_unpacklo_epi8(a, b);
     const __m512i ab_high = _mm512_unpackhi_epi8(a, b);
     const __m512i cd_low = _mm512_unpacklo_epi8(c, d);
@@ -106,15 +87,8 @@ Interleaved interleave(__m512i a, __m512i b, __m512i c, __m512i d) {
              _mm512_unpacklo_epi16(ab_high, cd_high), _mm512_unpackhi_epi16(ab_high, cd_high)}};
 }
 
-// Nine taps in three groups; the last group's other three have no weight.
-struct Taps9 {
-    Interleaved groups[3];
-};
-
-Taps9 interleave(const __m512i* taps) {
-    return {{interleave(taps[0], taps[1], taps[2], taps[3]), interleave(taps[4], taps[5], taps[6], taps[7]),
-             interleave(taps[8], taps[8], taps[8], taps[8])}};
-}
+// A column of the window: three taps. What the fourth holds meets no weight.
+__attribute__((always_inline)) inline Interleaved interleave(__m512i a, __m512i b, __m512i c) { return interleave(a, b, c, c); }
 
 // Values by channel in the order of Interleaved.
 template <int kPieces>
@@ -130,80 +104,135 @@ __m512i load_interleaved(const void* from, int k) {
     return _mm512_inserti32x4(all, lane(3), 3);
 }
 
+// The weights of a tap, as bytes, for each of kPieces pixels.
+template <int kPieces>
+__m512i load_weights(const std::int16_t* from) {
+    if constexpr (kPieces == 4) {
+        const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return _mm512_broadcast_i32x4(_mm512_cvtepi32_epi8(_mm512_cvtepi16_epi32(words)));
+    }
+    const __m256i low = _mm512_cvtepi16_epi8(_mm512_loadu_si512(from));
+    if constexpr (kPieces == 2) return _mm512_broadcast_i64x4(low);
+    const __m256i high = _mm512_cvtepi16_epi8(_mm512_loadu_si512(from + 32));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
 // What the pixels of a run have in common.
 template <int kPieces>
 struct Depthwise9 {
-    Taps9 weights;
+    Interleaved weights[3];  // of each column
     __m512i bias[4];
     __m512 multipliers[4];
 };
 
 template <int kPieces, typename T>
 Depthwise9<kPieces> load_depthwise(const QuantizedDepthwiseRun<T>& run, int c) {
-    constexpr int kChannels = 64 / kPieces;
     Depthwise9<kPieces> loaded;
-    __m512i taps[9];
-    for (int tap = 0; tap < 9; ++tap) {
-        std::int8_t bytes[64];
-        const std::int16_t* weights = run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c;
-        for (int i = 0; i < 64; ++i) bytes[i] = static_cast<std::int8_t>(weights[i % kChannels]);
-        taps[tap] = _mm512_loadu_si512(bytes);
-    }
-    loaded.weights = interleave(taps);
     const __m512i none = _mm512_setzero_si512();
-    loaded.weights.groups[2] = interleave(taps[8], none, none, none);
+    const auto tap = [&](int i) {
+        return load_weights<kPieces>(run.weights + static_cast<std::ptrdiff_t>(i) * run.channels + c);
+    };
+    for (int column = 0; column < 3; ++column)
+        loaded.weights[column] = interleave(tap(column), tap(3 + column), tap(6 + column), none);
     const __m512i offset = as_unsigned(none, run.output);
     for (int k = 0; k < 4; ++k) {
         __m512i gained = none;
-        for (const Interleaved& group : loaded.weights.groups)
-            gained = _mm512_dpbusd_epi32(gained, offset, group.v[k]);
+        for (const Interleaved& column : loaded.weights)
+            gained = _mm512_dpbusd_epi32(gained, offset, column.v[k]);
         loaded.bias[k] = _mm512_sub_epi32(load_interleaved<kPieces>(run.bias + c, k), gained);
         loaded.multipliers[k] = _mm512_castsi512_ps(load_interleaved<kPieces>(run.multipliers + c, k));
     }
     return loaded;
 }
 
-__m512i packed(const __m512i* sums, const std::int8_t*) {
-    return _mm512_packs_epi16(_mm512_packs_epi32(sums[0], sums[1]), _mm512_packs_epi32(sums[2], sums[3]));
+// Three columns of the window, of kPieces pixels each -> as many pixels of the output.
+template <int kPieces, typename T>
+__attribute__((always_inline)) inline void depthwise_pixels(const Depthwise9<kPieces>& common, const Requantizer& to,
+                      const Ints::Narrowing& narrowing, const Interleaved& left, const Interleaved& middle,
+                      const Interleaved& right, T* output, std::ptrdiff_t step) {
+    Ints values[4];
+    EDGEFACE_UNROLL
+    for (int k = 0; k < 4; ++k) {
+        __m512i sum = _mm512_dpbusd_epi32(common.bias[k], left.v[k], common.weights[0].v[k]);
+        sum = _mm512_dpbusd_epi32(sum, middle.v[k], common.weights[1].v[k]);
+        sum = _mm512_dpbusd_epi32(sum, right.v[k], common.weights[2].v[k]);
+        values[k] = to.narrowed({sum}, {common.multipliers[k]});
+    }
+    store_pieces<kPieces>(narrowing.bytes(values, output), output, step);
 }
 
-__m512i packed(const __m512i* sums, const std::uint8_t*) {
-    return _mm512_packus_epi16(_mm512_packs_epi32(sums[0], sums[1]), _mm512_packs_epi32(sums[2], sums[3]));
+// The same column of the three rows, of kPieces neighbouring pixels.
+template <int kPieces, typename T>
+__attribute__((always_inline)) inline Interleaved load_column(const T* const* rows, std::ptrdiff_t at, std::ptrdiff_t step) {
+    const auto load = [&](int row) {
+        return as_unsigned(load_pieces<kPieces>(rows[row] + at, step), rows[row]);
+    };
+    return interleave(load(0), load(1), load(2));
+}
+
+// kPieces neighbouring pixels from the `by`-th of a's on, and so on into b's.
+template <int kPieces, int by>
+__attribute__((always_inline)) inline Interleaved shifted(const Interleaved& a, const Interleaved& b) {
+    Interleaved between;
+    EDGEFACE_UNROLL
+    for (int k = 0; k < 4; ++k) between.v[k] = _mm512_alignr_epi64(b.v[k], a.v[k], by * 8 / kPieces);
+    return between;
+}
+
+// With stride 1, columns are interleaved once and serve three pixels.
+template <int kPieces, typename T>
+int depthwise_9_dense(const QuantizedDepthwiseRun<T>& run, int c) {
+    const Depthwise9<kPieces> common = load_depthwise<kPieces>(run, c);
+    const Requantizer to(run.to);
+    const Ints::Narrowing narrowing(run.to);
+    const std::ptrdiff_t step = run.input_step;
+    const T* const rows[3] = {run.inputs[0] + c, run.inputs[3] + c, run.inputs[6] + c};
+    T* output = run.output + c;
+    const auto column = [&](int first) { return load_column<kPieces>(rows, first * step, step); };
+    const auto make = [&](const Interleaved& left, const Interleaved& middle, const Interleaved& right) {
+        depthwise_pixels<kPieces>(common, to, narrowing, left, middle, right, output, run.output_step);
+        output += kPieces * run.output_step;
+    };
+    int pixel = 0;
+    const int pixels = run.pixels;
+    Interleaved left = column(0);
+    if constexpr (kPieces == 1) {
+        Interleaved middle = column(1);
+        for (; pixel < pixels; ++pixel) {
+            const Interleaved right = column(pixel + 2);
+            make(left, middle, right);
+            left = middle;
+            middle = right;
+        }
+    } else {
+        for (; pixel + kPieces <= pixels; pixel += kPieces) {
+            const Interleaved next = column(pixel + kPieces);
+            if constexpr (kPieces == 2) make(left, shifted<2, 1>(left, next), next);
+            if constexpr (kPieces == 4) make(left, shifted<4, 1>(left, next), shifted<4, 2>(left, next));
+            left = next;
+        }
+    }
+    return pixel;
 }
 
 // 64 / kPieces channels of all pixels but a rest smaller than kPieces; returns how many.
 template <int kPieces, typename T>
 int depthwise_9(const QuantizedDepthwiseRun<T>& run, int c) {
+    if (run.input_step == run.column_step) return depthwise_9_dense<kPieces>(run, c);
     const Depthwise9<kPieces> common = load_depthwise<kPieces>(run, c);
     const Requantizer to(run.to);
-    const std::ptrdiff_t step = run.input_step;
-    const std::ptrdiff_t output_step = run.output_step;
-    const T* inputs[9];
-    for (int tap = 0; tap < 9; ++tap) inputs[tap] = run.inputs[tap] + c;
+    const Ints::Narrowing narrowing(run.to);
     T* output = run.output + c;
     int pixel = 0;
     for (const int pixels = run.pixels; pixel + kPieces <= pixels; pixel += kPieces) {
-        __m512i taps[9];
-        EDGEFACE_UNROLL
-        for (int tap = 0; tap < 9; ++tap) {
-            taps[tap] = as_unsigned(load_pieces<kPieces>(inputs[tap], step), inputs[tap]);
-            inputs[tap] += kPieces * step;
-        }
-        const Taps9 values = interleave(taps);
-        __m512i sums[4];
-        EDGEFACE_UNROLL
-        for (int k = 0; k < 4; ++k) {
-            sums[k] = common.bias[k];
-            EDGEFACE_UNROLL
-            for (int group = 0; group < 3; ++group) {
-                sums[k] = _mm512_dpbusd_epi32(sums[k], values.groups[group].v[k],
-                                              common.weights.groups[group].v[k]);
-            }
-            const Vec steps{_mm512_mul_ps(_mm512_cvtepi32_ps(sums[k]), common.multipliers[k])};
-            sums[k] = Ints::add(Ints::rounded(Vec::min(Vec::max(steps, to.low), to.high)), to.zero_point).v;
-        }
-        store_pieces<kPieces>(packed(sums, output), output, output_step);
-        output += kPieces * output_step;
+        const auto column = [&](int number) {
+            const T* rows[3];
+            for (int row = 0; row < 3; ++row) rows[row] = run.inputs[3 * row + number] + c;
+            return load_column<kPieces>(rows, pixel * run.input_step, run.input_step);
+        };
+        depthwise_pixels<kPieces>(common, to, narrowing, column(0), column(1), column(2), output,
+                                  run.output_step);
+        output += kPieces * run.output_step;
     }
     return pixel;
 }

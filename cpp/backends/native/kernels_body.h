@@ -8,7 +8,8 @@
 // Ints: as many int32. load, broadcast, add, subtract,
 // halved, widen (from int8 or uint8), to_floats, rounded (to the
 // nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n); multiply_add, of
-// widened values and int16 Factors.
+// widened values and int16 Factors. packed: how many vectors it makes bytes of at a time; where that is more
+// than 1, by a Narrowing: store<n>(vectors, to, step), of n pixels.
 //
 // Pairs, and where the ISA has something better for int8, Quads: products summed `depth` at a time. Group,
 // load, Four and dot<i>(row, four, sum), as above.
@@ -317,6 +318,11 @@ struct Requantizer {
           high(Vec::broadcast(to.high)),
           zero_point(Ints::broadcast(to.zero_point)) {}
 
+    // But for the lower bound, and without the zero point.
+    Ints narrowed(Ints sums, Vec multipliers) const {
+        return Ints::rounded(Vec::min(Vec::multiply(Ints::to_floats(sums), multipliers), high));
+    }
+
     template <typename T>
     void store(Vec steps, T* out, int count) const {
         const Vec clamped = Vec::min(Vec::max(steps, low), high);
@@ -377,6 +383,42 @@ struct QuantizedConvTile {
     }
 };
 
+template <typename I, int kPixels, int kVectors, typename T>
+__attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T>& run, const I (&sums)[kPixels][kVectors], const Vec* multipliers,
+                  T* output) {
+    constexpr int kTogether = I::packed / kVectors;
+    const Requantizer to(run.to);
+    const typename I::Narrowing narrowing(run.to);
+    const std::ptrdiff_t step = run.output_step;
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; p += kTogether) {
+        I values[I::packed];
+        EDGEFACE_UNROLL
+        for (int i = 0; i < I::packed; ++i)
+            values[i] = to.narrowed(sums[p + i / kVectors][i % kVectors], multipliers[i % kVectors]);
+        narrowing.template store<kTogether>(values, output, step);
+        output += kTogether * step;
+    }
+}
+
+template <typename I, int kPixels, int kVectors, typename T>
+__attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>& run, const I (&sums)[kPixels][kVectors], const Vec* multipliers,
+                T* output, int channels) {
+    if constexpr (I::packed > 1 && kPixels * kVectors % I::packed == 0) {
+        if (channels >= kVectors * I::lanes) return store_packed(run, sums, multipliers, output);
+    }
+    const Requantizer to(run.to);
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            const int at = v * I::lanes;
+            to.store(sums[p][v], multipliers[v], output + at, channels - at);
+        }
+        output += run.output_step;
+    }
+}
+
 template <typename Dot, int kVectors, int kPixels, typename T>
 void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weights, int pixel, int first,
                          int channels) {
@@ -401,23 +443,12 @@ void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weight
         for (; group < groups; ++group, weights += Tile::kRow)
             tile.add_one(weights, input + group * kGroupBytes, step);
     }
-    const Requantizer to(run.to);
-    const std::ptrdiff_t output_step = run.output_step;
-    T* output = run.output + pixel * output_step + first;
     Vec multipliers[kVectors];
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
         multipliers[v] = Vec::load(run.multipliers + first + v * Vec::lanes);
     }
-    EDGEFACE_UNROLL
-    for (int p = 0; p < kPixels; ++p) {
-        EDGEFACE_UNROLL
-        for (int v = 0; v < kVectors; ++v) {
-            const int at = v * Ints::lanes;
-            to.store(tile.sums[p][v], multipliers[v], output + at, channels - at);
-        }
-        output += output_step;
-    }
+    store_tile(run, tile.sums, multipliers, run.output + pixel * run.output_step + first, channels);
 }
 
 template <typename Dot, int kVectors, typename T>

@@ -55,6 +55,7 @@ typedef std::int32_t IntLanes __attribute__((vector_size(16)));
 
 struct Ints {
     static constexpr int lanes = 4;
+    static constexpr int packed = 1;
     IntLanes v;
 
     static Ints load(const std::int32_t* from) {

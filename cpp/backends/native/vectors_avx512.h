@@ -45,6 +45,8 @@ struct Vec {
 
 struct Ints {
     static constexpr int lanes = 16;
+    static constexpr int packed = 4;
+    struct Narrowing;
     __m512i v;
 
     static Ints load(const std::int32_t* from) { return {_mm512_loadu_si512(from)}; }
@@ -75,6 +77,54 @@ struct Ints {
     static Vec to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
     static Ints rounded(Vec a) {
         return {_mm512_cvt_roundps_epi32(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    }
+};
+
+// 64 bytes: kPieces neighbouring pixels' 64 / kPieces channels.
+template <int kPieces>
+__attribute__((always_inline)) inline void store_pieces(__m512i values, void* to, std::ptrdiff_t step) {
+    auto* bytes = static_cast<std::uint8_t*>(to);
+    if (kPieces == 1 || step == 64 / kPieces) return _mm512_storeu_si512(bytes, values);
+    if constexpr (kPieces == 2) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), _mm512_castsi512_si256(values));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + step), _mm512_extracti64x4_epi64(values, 1));
+    }
+    if constexpr (kPieces == 4) {
+        const auto piece = [&](int i, __m128i value) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i * step), value);
+        };
+        piece(0, _mm512_castsi512_si128(values));
+        piece(1, _mm512_extracti32x4_epi32(values, 1));
+        piece(2, _mm512_extracti32x4_epi32(values, 2));
+        piece(3, _mm512_extracti32x4_epi32(values, 3));
+    }
+}
+
+// Four vectors of values within their upper bound become bytes together; what was below int32 is its least
+// value, which saturates.
+struct Ints::Narrowing {
+    __m512i zero_point;  // 16 bits
+    __m512i low;         // bytes
+
+    explicit Narrowing(const Requantization& to)
+        : zero_point(_mm512_set1_epi16(static_cast<short>(to.zero_point))),
+          low(_mm512_set1_epi8(static_cast<char>(static_cast<int>(to.low) + to.zero_point))) {}
+
+    __m512i halves(Ints a, Ints b) const {
+        return _mm512_adds_epi16(_mm512_packs_epi32(a.v, b.v), zero_point);
+    }
+    // Within each 128-bit lane, those of v[0], v[1], v[2] and v[3] follow one another.
+    __m512i bytes(const Ints* v, const std::int8_t*) const {
+        return _mm512_max_epi8(_mm512_packs_epi16(halves(v[0], v[1]), halves(v[2], v[3])), low);
+    }
+    __m512i bytes(const Ints* v, const std::uint8_t*) const {
+        return _mm512_max_epu8(_mm512_packus_epi16(halves(v[0], v[1]), halves(v[2], v[3])), low);
+    }
+    // The vectors one after another, of kPixels pixels.
+    template <int kPixels, typename T>
+    void store(const Ints* v, T* to, std::ptrdiff_t step) const {
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        store_pieces<kPixels>(_mm512_permutexvar_epi32(order, bytes(v, to)), to, step);
     }
 };
 

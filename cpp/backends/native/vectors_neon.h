@@ -53,6 +53,7 @@ struct Vec {
 
 struct Ints {
     static constexpr int lanes = 4;
+    static constexpr int packed = 1;
     int32x4_t v;
 
     static Ints load(const std::int32_t* from) { return {vld1q_s32(from)}; }
