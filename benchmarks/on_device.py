@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeface import BackendError, FaceDetector, ModelError, __version__, bench, model
-from edgeface.cli.tables import count_of, print_table
+from edgeface.cli.tables import conditions_text, count_of, print_table
 from edgeface.cpu import default_num_threads
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAME = 1280, 720
-# A frequency this much lower at the end was lowered by the heat.
-THROTTLED = 0.95
 
 
 def main() -> int:
@@ -110,7 +108,7 @@ def measure(path: Path, num_threads: int, frame: NDArray[np.uint8], frames: int)
         "refused": refused,
         "before": asdict(before),
         "after": asdict(after),
-        "throttled": is_throttled(before, after),
+        "throttled": bench.is_throttled(before, after),
         "backends": rows,
     }
 
@@ -121,11 +119,6 @@ def backend_values(detector: FaceDetector, measured: dict[str, bench.Statistics]
         "isa": detector.backend.isa,
         "milliseconds": {stage: asdict(statistics) for stage, statistics in measured.items()},
     }
-
-
-def is_throttled(before: bench.Conditions, after: bench.Conditions) -> bool:
-    """Whether the CPUs ended slower than they began, after having had work all the time."""
-    return sum(after.megahertz) < THROTTLED * sum(before.megahertz)
 
 
 # --- What is told ----------------------------------------------------------------------------------
@@ -142,19 +135,6 @@ def report(result: dict[str, Any]) -> None:
     for group in result["groups"]:
         for line in notes(group):
             print(line)
-
-
-def conditions_text(values: dict[str, Any]) -> str:
-    heat = ", ".join(f"{zone} {degrees:.1f} C" for zone, degrees in values["temperatures"].items())
-    speeds = sorted(set(values["megahertz"]))
-    governors = sorted(set(values["governors"]))
-    texts = [
-        heat or "no temperature to be read",
-        f"{'/'.join(map(str, speeds))} MHz" if speeds else "no frequency to be read",
-        *(["/".join(governors)] if governors else []),
-        *([] if values["load"] is None else [f"load {values['load']:.2f}"]),
-    ]
-    return "; ".join(texts)
 
 
 def table(groups: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:

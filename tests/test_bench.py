@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import numpy as np
@@ -87,3 +88,14 @@ def test_conditions_are_empty_where_nothing_is_told(system, tmp_path):
     assert bench.conditions(system).temperatures == {"1": -0.5}
     nothing = bench.conditions(tmp_path / "none")
     assert (nothing.temperatures, nothing.megahertz, nothing.governors) == ({}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("after", "throttled"), [((1296, 1296), False), ((1296, 1200), False), ((1008, 1008), True)]
+)
+def test_the_heat_slowed_it_when_the_cpus_end_slower(after, throttled):
+    before = bench.Conditions({"0 cpu": 60.0}, (1296, 1296), ("ondemand",) * 2, 1.0)
+    found = bench.is_throttled(before, dataclasses.replace(before, megahertz=after))
+    assert found is throttled
+    unknown = dataclasses.replace(before, megahertz=())
+    assert not bench.is_throttled(unknown, unknown)

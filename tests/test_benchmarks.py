@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -166,21 +165,6 @@ def test_on_device_imports_nothing_but_edgeface_and_numpy():
     standard = {"__future__", "argparse", "collections", "contextlib", "dataclasses", "json"}
     standard |= {"pathlib", "platform", "sys", "time", "typing"}
     assert {name.split(".")[0] for name in names} - standard == {"edgeface", "numpy"}
-
-
-@pytest.mark.parametrize(
-    ("after", "throttled"), [((1296, 1296), False), ((1296, 1200), False), ((1008, 1008), True)]
-)
-def test_on_device_tells_when_the_heat_slowed_it(after, throttled):
-    import on_device
-
-    from edgeface import bench
-
-    before = bench.Conditions({"0 cpu": 60.0}, (1296, 1296), ("ondemand",) * 2, 1.0)
-    found = on_device.is_throttled(before, dataclasses.replace(before, megahertz=after))
-    assert found is throttled
-    unknown = dataclasses.replace(before, megahertz=())
-    assert not on_device.is_throttled(unknown, unknown)
 
 
 def test_instructions_are_compared_with_the_best_float32_peer():

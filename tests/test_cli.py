@@ -675,6 +675,7 @@ def test_bench_times_every_stage(run, model_path):
     assert (row["backend"], row["relative"]) == ("native", 1.0)
     assert row["isa"] in edgeface._core.isas()
     assert set(row["milliseconds"]) == set(bench.STAGES)
+    assert set(values["before"]) == set(values["after"]) == set(vars(bench.conditions()))
     for statistics in row["milliseconds"].values():
         assert 0 <= statistics["min"] <= statistics["median"] <= statistics["p95"]
     assert row["frames_per_second"] == pytest.approx(1000 / row["milliseconds"]["total"]["median"])
@@ -686,6 +687,7 @@ def test_bench_prints_a_table(run, model_path, tmp_path):
     assert status == 0
     assert f"96x72 {image}, 3 detects" in out
     assert f"edgeface {edgeface.__version__}" in out
+    assert {"before", "after"} <= {line.split()[0] for line in out.splitlines() if line}
     header, *rows = out.splitlines()[-4:]
     assert header.split()[-6:] == [*bench.STAGES, "frames/s", "relative"]
     assert [row.split()[-5 if i else -7] for i, row in enumerate(rows)] == ["median", "p95", "min"]

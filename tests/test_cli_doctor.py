@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 import edgeface
-from edgeface import BackendError, _core, cli, doctor
+import reference
+from edgeface import BackendError, _core, cli, cpu, doctor
+from edgeface import spec as specs
 from edgeface.backends import BACKENDS, probe, tengine
+from edgeface.formats import onnx
 
 
 @pytest.fixture
@@ -25,6 +30,7 @@ def run(capsys):
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.delenv("EDGEFACE_ISA", raising=False)
+    monkeypatch.setattr(doctor, "SECONDS", 0.02)
 
 
 def test_json_has_every_part(run):
@@ -41,6 +47,14 @@ def test_json_has_every_part(run):
     assert list(found["backends"]) == list(BACKENDS)
     assert found["backends"]["native"] == "ok"
     assert not any("error" in part for part in found.values() if isinstance(part, dict))
+    cpus = [number for cluster in found["clusters"] for number in cluster["cpus"]]
+    assert sorted(cpus) == sorted(cpu.allowed_cpus())
+    counts = sorted({1, cpu.default_num_threads()})
+    rows = found["times"]["milliseconds"]
+    assert [(row["type"], row["threads"]) for row in rows] == [
+        (name, count) for name in ("float32", "int8") for count in counts
+    ]
+    assert all(row["median"] > 0 for row in rows)
 
 
 def test_text_has_a_line_for_each(run):
@@ -48,7 +62,12 @@ def test_text_has_a_line_for_each(run):
     names = [line.split("  ")[0] for line in out.splitlines()]
     assert status == 0
     assert names == list(dict.fromkeys(names))
-    assert {"machine", "self-test", "threads", "backend native", "environment"} <= set(names)
+    wanted = {"machine", "self-test", "threads", "conditions", "backend native", "environment"}
+    assert wanted <= set(names)
+    assert any(name.startswith("cpus ") for name in names)
+    assert re.search(
+        r"^time +slim-320 without heads: \d+\.\d\d ms float32 on 1 thread", out, re.MULTILINE
+    )
 
 
 def test_environment_is_shown(monkeypatch, run):
@@ -72,12 +91,14 @@ def test_whatever_fails_is_a_line_of_its_own(monkeypatch, run, options):
         raise RuntimeError("broken")
 
     names = ["cpu_features", "self_test", "_isa", "_threads", "_memory", "_system", "_python"]
+    names += ["cpu_clusters", "_stand_in_times"]
     for name in [*names, "_packages", "_backends", "_tengine", "_environment"]:
         monkeypatch.setattr(doctor, name, broken)
     monkeypatch.setattr(doctor.bench, "machine", broken)
+    monkeypatch.setattr(doctor.bench, "conditions", broken)
     status, out = run(*options)
     assert status == 1
-    assert out.count("RuntimeError: broken") == 12
+    assert out.count("RuntimeError: broken") == 15
 
 
 def test_an_isa_that_kills_its_process_is_survived(monkeypatch, run):
@@ -116,3 +137,86 @@ def test_features_of_a_board(tmp_path):
         encoding="ascii",
     )
     assert doctor.cpu_features(cpuinfo) == ["asimd", "asimddp"]
+
+
+# As an RK3399 has it, and of a 64-bit kernel that lists more than the parts.
+RK3399 = "".join(
+    f"processor\t: {number}\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n"
+    f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 4\n\n"
+    for number, part in enumerate(["0xd03"] * 4 + ["0xd08"] * 2)
+)
+
+
+def test_cpus_have_their_makers_names(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    for text, names in (
+        (RK3399, dict(enumerate(["Cortex-A53"] * 4 + ["Cortex-A72"] * 2))),
+        (
+            "processor : 0\nmodel name : AMD EPYC\n\nprocessor : 1\nmodel name : AMD EPYC\n",
+            {0: "AMD EPYC", 1: "AMD EPYC"},
+        ),
+        (
+            "processor\t: 0\nmodel name\t: ARMv7\nCPU implementer\t: 0x41\nCPU part\t: 0xc07\n\nRevision: 2",
+            {0: "Cortex-A7"},
+        ),
+        ("processor : 3\nCPU implementer : 0x51\nCPU part : 0x800\n", {3: "part 0x800 of 0x51"}),
+        ("processor : 3\nCPU part : 0xfff\n", {3: "part 0xfff of an unknown maker"}),
+        ("processor : 0\n", {}),
+        ("", {}),
+    ):
+        cpuinfo.write_text(text, encoding="ascii")
+        assert doctor.cpu_names(cpuinfo) == names
+
+
+def test_the_clusters_of_a_board_are_told(tmp_path, monkeypatch, run):
+    (tmp_path / "cpuinfo").write_text(RK3399, encoding="ascii")
+    for number in range(6):
+        for name, text in (
+            ("cpu_capacity", 485 if number < 4 else 1024),
+            ("cpufreq/scaling_min_freq", 408000),
+            ("cpufreq/scaling_max_freq", 1416000 if number < 4 else 1800000),
+            ("cpufreq/scaling_governor", "interactive"),
+        ):
+            file = tmp_path / "cpu" / f"cpu{number}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{text}\n")
+    monkeypatch.setattr(doctor, "allowed_cpus", lambda: range(6))
+    found = doctor.cpu_clusters(tmp_path / "cpu", tmp_path / "cpuinfo")
+    assert found == [
+        {
+            "cpus": [4, 5],
+            "name": "Cortex-A72",
+            "megahertz": [408, 1800],
+            "governor": "interactive",
+        },
+        {
+            "cpus": [0, 1, 2, 3],
+            "name": "Cortex-A53",
+            "megahertz": [408, 1416],
+            "governor": "interactive",
+        },
+    ]
+    monkeypatch.setattr(doctor, "cpu_clusters", lambda: found)
+    lines = dict(line.split("  ", 1) for line in run()[1].splitlines())
+    assert lines["cpus 4,5"].strip() == "Cortex-A72, 408 to 1800 MHz, interactive"
+
+
+def test_the_stand_in_has_the_layers_of_slim():
+    for dtype in (np.float32, np.int8):
+        graph = doctor.stand_in(dtype)
+        assert len(graph.nodes) == 25
+        assert graph.tensors[graph.outputs[0]].shape == (1, 256, 8, 10)
+        assert BACKENDS["native"].open_graph(graph, 1).isa == _core.isas()[0]
+
+
+def test_a_model_is_timed_instead(run, tmp_path):
+    graph = reference.detector_graph()
+    path = tmp_path / "little.onnx"
+    path.write_bytes(onnx.write(graph))
+    path.with_suffix(".json").write_text(specs.to_json(reference.detector_spec(graph)))
+    times = json.loads(run(str(path), "--json")[1])["times"]
+    assert times["network"] == "little.onnx, 640x480 frames"
+    assert {row["type"] for row in times["milliseconds"]} == {"native"}
+    status, out = run(str(tmp_path / "none.onnx"))
+    assert status == 0
+    assert "time                 not known: FileNotFoundError" in out

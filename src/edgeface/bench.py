@@ -31,6 +31,8 @@ WARM_UP = 10
 # programs) meets them all alike.
 TURN = 10
 SAME_IOU, SAME_SCORE = 0.99, 1e-3
+# A frequency this much lower at the end was lowered by the heat.
+THROTTLED = 0.95
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ def conditions(system: Path = Path("/sys")) -> Conditions:
         governors=tuple(text for text in governors if text is not None),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
+
+
+def is_throttled(before: Conditions, after: Conditions) -> bool:
+    """Whether the CPUs ended slower than they began, after having had work all the time."""
+    return sum(after.megahertz) < THROTTLED * sum(before.megahertz)
 
 
 def _cpu_number(directory: Path) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import re
 import struct
 import sys
+import time
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +18,8 @@ import numpy as np
 
 from . import __version__, _core, bench
 from .backends import BACKENDS, native, probe, tengine
-from .cpu import cgroup_quota, default_num_threads
+from .cpu import SYSTEM, allowed_cpus, cgroup_quota, clusters, default_num_threads
+from .detector import FaceDetector
 from .graph import Conv, Graph, Node, Quantization, Tensor
 
 if TYPE_CHECKING:
@@ -38,6 +41,38 @@ FEATURES = frozenset(
 _CHANNELS = 16
 _ONES = 3 * 3 * 3  # what a convolution of ones by ones sums up
 _UNLIMITED_CPUS = 1 << 16
+# /proc/cpuinfo's "CPU part" of ARM's own designs, as their manuals give it for MIDR_EL1.
+PARTS = {
+    0xC05: "Cortex-A5",
+    0xC07: "Cortex-A7",
+    0xC08: "Cortex-A8",
+    0xC09: "Cortex-A9",
+    0xC0D: "Cortex-A12",
+    0xC0E: "Cortex-A17",
+    0xC0F: "Cortex-A15",
+    0xD03: "Cortex-A53",
+    0xD04: "Cortex-A35",
+    0xD05: "Cortex-A55",
+    0xD07: "Cortex-A57",
+    0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73",
+    0xD0A: "Cortex-A75",
+    0xD0B: "Cortex-A76",
+    0xD0D: "Cortex-A77",
+    0xD41: "Cortex-A78",
+    0xD46: "Cortex-A510",
+    0xD47: "Cortex-A710",
+    0xD80: "Cortex-A520",
+    0xD81: "Cortex-A720",
+}
+_ARM = 0x41
+
+# What the time is measured on, unless a model is given: the layers of slim-320, but for its heads.
+STAND_IN = "slim-320 without heads"
+_SLIM_CHANNELS = (16, 32, 32, 32, 64, 64, 64, 64, 128, 128, 128, 256, 256)
+_SLIM_STRIDE_2 = (0, 2, 4, 8, 11)
+SECONDS = 1.0  # for all that is timed together
+FRAME = 640, 480
 
 _SELF_TEST = """\
 import sys
@@ -47,8 +82,8 @@ for isa in sys.argv[1:]:
 """
 
 
-def examine() -> dict[str, Any]:
-    """Plain values for JSON; a part that fails is {"error": why}."""
+def examine(model: Path | None = None) -> dict[str, Any]:
+    """Plain values for JSON; a part that fails is {"error": why}. Frames of `model` are timed, if given."""
     parts: dict[str, Callable[[], Any]] = {
         "edgeface": lambda: __version__,
         "machine": bench.machine,
@@ -56,7 +91,9 @@ def examine() -> dict[str, Any]:
         "isas": _core.isas,
         "isa": _isa,
         "self_test": self_test,
+        "clusters": cpu_clusters,
         "threads": _threads,
+        "conditions": lambda: dataclasses.asdict(bench.conditions()),
         "memory": _memory,
         "system": _system,
         "libc": lambda: " ".join(platform.libc_ver()).strip() or None,
@@ -65,6 +102,8 @@ def examine() -> dict[str, Any]:
         "backends": _backends,
         "tengine": _tengine,
         "environment": _environment,
+        # Last: on a board the self-tests have left the CPUs fast by now.
+        "times": lambda: _stand_in_times() if model is None else _model_times(model),
     }
     return {name: _attempt(part) for name, part in parts.items()}
 
@@ -148,6 +187,57 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     return [] if listed is None else [name for name in listed[1].split() if name in FEATURES]
 
 
+def cpu_clusters(
+    system: Path = SYSTEM, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> list[dict[str, Any]]:
+    """Of the CPUs that this process may use, the fastest first."""
+    names = cpu_names(cpuinfo)
+    return [
+        {
+            "cpus": list(cluster.cpus),
+            "name": names.get(cluster.cpus[0]),
+            "megahertz": _megahertz(system / f"cpu{cluster.cpus[0]}" / "cpufreq"),
+            "governor": _first_line(
+                system / f"cpu{cluster.cpus[0]}" / "cpufreq" / "scaling_governor"
+            ),
+        }
+        for cluster in clusters(allowed_cpus(), system)
+    ]
+
+
+def cpu_names(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[int, str]:
+    """Of every CPU that the system names: x86 by its model, ARM by its part."""
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    named = {}
+    for block in re.split(r"\n\s*\n", text):
+        values = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*?)\s*$", block, re.MULTILINE))
+        if re.fullmatch(r"\d+", values.get("processor", "")):
+            named[int(values["processor"])] = _cpu_name(values)
+    return {number: name for number, name in named.items() if name is not None}
+
+
+def _cpu_name(values: dict[str, str]) -> str | None:
+    part = values.get("CPU part")
+    if part is None:
+        return values.get("model name")
+    maker = values.get("CPU implementer", "")
+    known = PARTS.get(int(part, 16)) if int(maker or "0", 16) == _ARM else None
+    return known or f"part {part} of {maker or 'an unknown maker'}"
+
+
+def _megahertz(cpufreq: Path) -> list[int] | None:
+    """The least and the most that it may run at."""
+    limits = [_first_line(cpufreq / f"scaling_{end}_freq") for end in ("min", "max")]
+    return None if None in limits else [int(limit) // 1000 for limit in limits if limit is not None]
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
 def _threads() -> dict[str, Any]:
     quota = cgroup_quota()
     has_affinity = hasattr(os, "sched_getaffinity")
@@ -192,6 +282,95 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+# --- Time ------------------------------------------------------------------------------------------
+
+
+def _stand_in_times() -> dict[str, Any]:
+    graphs = {"float32": stand_in(np.float32), "int8": stand_in(np.int8)}
+    counts = _thread_counts()
+    seconds = SECONDS / (len(graphs) * len(counts))
+    rows = [
+        {
+            "type": name,
+            "threads": count,
+            "median": _median(native.open_graph(graph, count).run, seconds),
+        }
+        for name, graph in graphs.items()
+        for count in counts
+    ]
+    return {"network": STAND_IN, "milliseconds": rows}
+
+
+def _model_times(path: Path) -> dict[str, Any]:
+    """Of whole detects."""
+    frame, counts = bench.random_frame(*FRAME), _thread_counts()
+    rows = []
+    for count in counts:
+        with FaceDetector(path, num_threads=count) as detector:
+            median = _median(lambda: detector.detect(frame), SECONDS / len(counts))
+            rows.append({"type": str(detector.backend), "threads": count, "median": median})
+    return {"network": f"{path.name}, {FRAME[0]}x{FRAME[1]} frames", "milliseconds": rows}
+
+
+def _thread_counts() -> list[int]:
+    return sorted({1, default_num_threads()})
+
+
+def _median(run: Callable[[], object], seconds: float) -> float:
+    """Milliseconds of a run, the first one left out."""
+    run()
+    times: list[float] = []
+    while sum(times) < seconds:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return round(float(np.median(times)) * 1000, 3)
+
+
+def stand_in(dtype: type[np.generic]) -> Graph:
+    """slim-320's convolutions, one after the other; how long they take is the same for any weights."""
+    graph = _Sequence(dtype, (1, 3, 240, 320))
+    for i, channels in enumerate(_SLIM_CHANNELS):
+        stride = 2 if i in _SLIM_STRIDE_2 else 1
+        if i == 0:
+            graph.conv(channels, 3, stride)
+        else:
+            graph.conv(graph.shape[1], 3, stride, depthwise=True)
+            graph.conv(channels, 1)
+    return graph.graph()
+
+
+class _Sequence:
+    """Convolutions, each with a ReLU."""
+
+    def __init__(self, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        self._dtype = np.dtype(dtype)
+        one_step = Quantization(np.ones(1, np.float32), np.zeros(1, np.int32))
+        self._steps = None if self._dtype == np.float32 else one_step
+        self.shape = shape
+        self._tensors = [Tensor("0", shape, self._dtype, quantization=self._steps)]
+        self._nodes: list[Node] = []
+
+    def conv(self, channels: int, kernel: int, stride: int = 1, *, depthwise: bool = False) -> None:
+        _, inputs, height, width = self.shape
+        data, output = str(len(self._nodes)), str(len(self._nodes) + 1)
+        weight = np.zeros((channels, 1 if depthwise else inputs, kernel, kernel), self._dtype)
+        bias = np.zeros(channels, np.float32 if self._steps is None else np.int32)
+        self.shape = (1, channels, -(-height // stride), -(-width // stride))
+        self._tensors += [
+            Tensor(f"weight {output}", weight.shape, weight.dtype, weight, self._steps),
+            Tensor(f"bias {output}", bias.shape, bias.dtype, bias, self._steps),
+            Tensor(output, self.shape, self._dtype, quantization=self._steps),
+        ]
+        op = Conv((stride, stride), (1, 1), (kernel // 2,) * 4, inputs if depthwise else 1, "relu")
+        names = (data, f"weight {output}", f"bias {output}")
+        self._nodes.append(Node(op, f"conv {output}", names, output))
+
+    def graph(self) -> Graph:
+        tensors = {tensor.name: tensor for tensor in self._tensors}
+        return Graph(tuple(self._nodes), tensors, "0", (str(len(self._nodes)),))
 
 
 # --- Backends --------------------------------------------------------------------------------------

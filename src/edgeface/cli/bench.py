@@ -21,7 +21,7 @@ from .arguments import (
     parse_count,
     parse_size,
 )
-from .tables import count_of, print_rows, print_table, size_text, squeezed
+from .tables import conditions_text, count_of, print_rows, print_table, size_text, squeezed
 
 if TYPE_CHECKING:
     import argparse
@@ -74,7 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
             for name in names
         ]
         agreement, differs = _agreement(detectors, frame)
+        # Not earlier: a governor lets idle CPUs run slowly.
+        before = timing.conditions()
         measured = timing.measure(detectors, frame, arguments.frames)
+        after = timing.conditions()
     backends = [str(detector.backend) for detector in detectors]
     size = detectors[0].spec.input
     values = {
@@ -84,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
         "frames": arguments.frames,
         "machine": timing.machine(),
         "versions": {"edgeface": __version__, **timing.versions(["numpy", *backends])},
+        "before": asdict(before),
+        "after": asdict(after),
+        "throttled": timing.is_throttled(before, after),
         "agreement": agreement,
         "skipped": skipped,
         "backends": [
@@ -152,6 +158,8 @@ def _print_values(values: dict[str, Any]) -> None:
     rows += [("frame", f"{values['frame']}, {values['frames']} detects")]
     rows += [("machine", values["machine"])]
     rows += [("versions", ", ".join(f"{name} {v}" for name, v in values["versions"].items()))]
+    rows += [(moment, conditions_text(values[moment])) for moment in ("before", "after")]
+    rows += [("throttled", "the CPUs ended slower than they began")] if values["throttled"] else []
     rows += [("faces", values["agreement"])] if values["agreement"] is not None else []
     rows += [(f"no {name}", squeezed(why)) for name, why in values["skipped"].items()]
     print_rows(rows)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ..faces import Faces
 
@@ -31,6 +31,20 @@ def face_lines(title: str, faces: Faces) -> Iterator[str]:
     for face in faces:
         box = f"{face.x1:.1f} {face.y1:.1f} {face.x2:.1f} {face.y2:.1f}"
         yield f"  score {face.score:.3f}  box {box}  ({face.width:.0f}x{face.height:.0f})"
+
+
+def conditions_text(values: Mapping[str, Any]) -> str:
+    """Of what `bench.conditions` gives, as a dictionary."""
+    heat = ", ".join(f"{zone} {degrees:.1f} C" for zone, degrees in values["temperatures"].items())
+    speeds = sorted(set(values["megahertz"]))
+    governors = sorted(set(values["governors"]))
+    texts = [
+        heat or "no temperature to be read",
+        f"{'/'.join(map(str, speeds))} MHz" if speeds else "no frequency to be read",
+        *(["/".join(governors)] if governors else []),
+        *([] if values["load"] is None else [f"load {values['load']:.2f}"]),
+    ]
+    return "; ".join(texts)
 
 
 def count_of(count: int, thing: str) -> str:
