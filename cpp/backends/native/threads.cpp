@@ -184,7 +184,7 @@ void ThreadPool::abandon_after_fork() {
 }
 
 void ThreadPool::run(int phases, Work work, void* context) {
-    if (size_ == 1) {
+    if (size_ == 1 || phases == 0) {
         for (int phase = 0; phase < phases; ++phase) work(context, phase, 0, 0);
         return;
     }
