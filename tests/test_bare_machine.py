@@ -136,6 +136,34 @@ def test_pictures_of_any_name_are_read_and_drawn(model, tmp_path):
     assert cv2.imdecode(np.frombuffer(target.read_bytes(), np.uint8), 1).shape == picture().shape
 
 
+VIDEO = """\
+import os
+from pathlib import Path
+import numpy as np
+from edgeface import media
+name = Path(sys.argv[1])
+with media.VideoWriter(name, 10) as writer:
+    for _ in range(3):
+        writer.write(np.full((48, 64, 3), 99, np.uint8))
+with media.Video(name) as video:
+    print([frame.shape for _, frame in video])
+try:
+    media.Video(Path(os.fsdecode(os.fsencode(sys.argv[2]))))
+except media.MediaError as error:
+    print(ascii(str(error)))
+"""
+
+
+def test_videos_of_any_name_are_read_and_written_or_refused(tmp_path):
+    pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    strange = tmp_path / os.fsdecode(b"\xff.mp4")
+    strange.write_bytes(b"")
+    out, _ = run(VIDEO, tmp_path / "ö 顔.mp4", strange, missing=(), utf8=False)
+    shapes, refusal = out.decode().splitlines()
+    assert shapes == str([(48, 64, 3)] * 3)
+    assert "OpenCV opens videos with names in UTF-8 only" in refusal
+
+
 PEAK = """\
 import re
 import numpy as np

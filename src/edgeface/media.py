@@ -298,6 +298,14 @@ def write_image(path: Path, picture: NDArray[np.uint8]) -> None:
     path.write_bytes(data.tobytes())
 
 
+def _opencv_name(path: Path) -> str:
+    """The path whose UTF-8 is the file's name, whatever the locale's encoding; OpenCV dies of any other."""
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise MediaError(f"{path}: OpenCV opens videos with names in UTF-8 only") from None
+
+
 class Video:
     """The frames of a video file, each with its time in seconds since the first."""
 
@@ -306,7 +314,7 @@ class Video:
         if not path.is_file():
             raise MediaError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         self._path = path
-        self._capture = self._cv2.VideoCapture(str(path))
+        self._capture = self._cv2.VideoCapture(_opencv_name(path))
         if not self._capture.isOpened():
             raise MediaError(f"{path}: damaged, or not a video that OpenCV can read")
 
@@ -363,7 +371,7 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> Any:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         codec = self._cv2.VideoWriter_fourcc(*CODEC)
-        writer = self._cv2.VideoWriter(str(self._path), codec, self._fps, (width, height))
+        writer = self._cv2.VideoWriter(_opencv_name(self._path), codec, self._fps, (width, height))
         if not writer.isOpened():
             raise OSError(f"{self._path}: OpenCV cannot write this video")
         return writer
