@@ -287,13 +287,30 @@ def test_every_option_reaches_the_detector(monkeypatch, run, model_path, tmp_pat
         "nms": "blending",
         "max_faces": 7,
         "min_face": 5.0,
+        "max_side": 640,
     }
     options = [part for k, v in wanted.items() for part in (f"--{k.replace('_', '-')}", v)]
     image = save(tmp_path / "a.png")
     allowed = tuple(sorted(cpu.allowed_cpus()))
     options += ["--input-size", f"{WIDTH}x{HEIGHT}", "--affinity", ",".join(map(str, allowed))]
-    assert run("detect", "--model", model_path, image, *options)[0] == 0
-    assert given == {**wanted, "input_size": (WIDTH, HEIGHT), "affinity": allowed}
+    assert run("detect", "--model", model_path, image, *options, "--levels", "16")[0] == 0
+    more = {"input_size": (WIDTH, HEIGHT), "affinity": allowed, "levels": (16,)}
+    assert given == {**wanted, **more}
+
+
+def test_the_input_may_follow_each_frame(run, model_path, tmp_path):
+    """Faces are those of a network of the picture's size."""
+    image = save(tmp_path / "a.png")
+    height, width = picture().shape[:2]
+    size = f"{-(-width // 16) * 16}x{-(-height // 16) * 16}"
+    fixed = ("--input-size", size, "--resize", "letterbox")
+    outputs = [
+        run("detect", "--model", model_path, image, "--json", "--score-threshold", 0.3, *options)
+        for options in (fixed, ("--input-size", "frame"))
+    ]
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0] == 0
+    assert lines_of(outputs[0][1])[0]["faces"]
 
 
 def test_text_has_a_line_for_every_image_and_face(run, model_path, tmp_path):
@@ -552,9 +569,19 @@ def test_info_says_what_a_model_is(run, model_path):
         assert f"priors.{field.name}" in fields
     assert fields["priors"] == "60"
     assert fields["faces"] == "about 100x100 to 240x240 pixels in a frame of 640x480"
+    # Priors of stride 8 are 10 input pixels, those of stride 16 are 24, and a frame's pixel is a tenth of one.
+    grids = [line for line in out.splitlines() if line.startswith("stride ")]
+    assert grids[0].endswith("48 priors: 8x6 x 1 min_sizes; not needed from --min-face 240 on")
+    assert grids[1].endswith("12 priors: 4x3 x 1 min_sizes")
     macs = sum(weights * cells for weights, cells in CONVS)
     assert fields["multiply-adds"] == f"{macs / 1e6:.1f} M"
     assert "Conv       s8" in out
+
+
+def test_info_says_which_faces_it_is_for_in_frames_of_another_size(run, model_path):
+    _, out, _ = run("info", model_path, "--frame-size", "128x48")
+    assert "about 20x10 to 48x24 pixels in a frame of 128x48" in out
+    assert "not needed from --min-face 48 on" in out
 
 
 def test_info_as_json(run, model_path):
@@ -566,6 +593,7 @@ def test_info_as_json(run, model_path):
     assert values["spec"] == json.loads(to_json(SPEC))
     assert values["spec_problem"] is None
     assert [level["priors"] for level in values["levels"]] == list(CELLS.values())
+    assert [level["dispensable_from"] for level in values["levels"]] == [24, None]
     assert values["layer_counts"]["Conv"] == len(CONVS)
     assert len(values["layers"]) == sum(values["layer_counts"].values())
     assert sum(layer["multiply_adds"] for layer in values["layers"]) == values["multiply_adds"]

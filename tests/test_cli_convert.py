@@ -100,6 +100,41 @@ def test_another_input_size_leaves_the_published_accuracy_out(run, source, tmp_p
     assert model.load(tmp_path / "same.tmfile").spec.ap == {"easy": 0.5}
 
 
+@pytest.mark.parametrize("options", [("--min-face", 24), ("--levels", "16")])
+@pytest.mark.parametrize("suffix", [".tmfile", ".onnx"])
+def test_levels_are_left_out_of_the_file_and_of_its_spec(run, source, tmp_path, options, suffix):
+    measured = dataclasses.replace(SPEC, ap={"easy": 0.5})
+    source.write_bytes(onnx.write(network(), {model.METADATA_KEY: to_json(measured)}))
+    target = tmp_path / f"out{suffix}"
+    status, out, err = run(source, target, *options)
+    assert (status, err) == (0, "")
+    assert "without the levels of stride 8\n" in out
+    assert f"same as {source}" in out
+    opened = model.load(target)
+    assert (opened.spec.priors.strides, opened.spec.priors.min_sizes) == ((16,), ((24.0,),))
+    assert opened.spec.ap == {}
+    assert opened.graph.tensors["boxes"].shape == (1, 12, 4)
+    with FaceDetector(source, levels=(16,)) as one, FaceDetector(target) as other:
+        assert len(one.detect(picture())) > 0
+        np.testing.assert_array_equal(one.detect(picture()).rows, other.detect(picture()).rows)
+
+
+def test_levels_that_a_face_may_need_stay(run, source, tmp_path):
+    status, out, _ = run(source, tmp_path / "out.tmfile", "--min-face", 23.9)
+    assert status == 0
+    assert "without" not in out
+    assert model.load(tmp_path / "out.tmfile").spec.priors == SPEC.priors
+
+
+def test_levels_of_a_model_without_a_spec_are_unknown(run, tmp_path):
+    source, target = tmp_path / "in.onnx", tmp_path / "out.tmfile"
+    source.write_bytes(onnx.write(network(scores="confidence")))
+    status, _, err = run(source, target, "--levels", "16")
+    assert status != 0
+    assert "only a spec says which levels there are" in err
+    assert not target.exists()
+
+
 def test_a_model_without_a_spec_is_converted_with_a_warning(run, tmp_path):
     source, target = tmp_path / "in.onnx", tmp_path / "out.tmfile"
     source.write_bytes(onnx.write(network(scores="confidence")))

@@ -10,14 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import model
+from . import model, trim
 from . import spec as specs
 from .errors import ModelError
 from .formats import onnx, tmfile
 from .parity import End
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from .graph import Graph
@@ -37,6 +37,7 @@ class Converted:
     bytes: int
     sidecar: Path | None  # where the spec is beside the model
     warning: str | None  # why there is no spec
+    left_out: tuple[int, ...] = ()  # strides of the levels that it lacks
 
 
 def convert(
@@ -45,6 +46,8 @@ def convert(
     *,
     spec: str | os.PathLike[str] | None = None,
     input_size: tuple[int, int] | None = None,
+    min_face: float = 0.0,
+    levels: Sequence[int] | None = None,
     force: bool = False,
 ) -> Converted:
     """Writes the network of a .pth, .pt, .onnx or .tmfile as the .tmfile or .onnx that `target` names.
@@ -53,13 +56,27 @@ def convert(
     its file, unless another model of the same name lies there, which it is for as well. At another input size
     the published accuracy is left out: nobody measured it there.
 
+    Levels of priors are left out as FaceDetector leaves them out, for a `min_face` in frames as large as the
+    input, or all but those of the strides in `levels`.
+
     Raises:
         ValueError: The target's suffix is another one, or it is the source itself.
         FileExistsError: The target or its .json is there already, and `force` is not given.
-        ModelError: The source cannot be read, its spec does not fit, or the format cannot hold the network.
+        ModelError: The source cannot be read, its spec does not fit, or the format cannot hold the network;
+            or levels are to be left out, and it has no spec or joins them in an unknown way.
     """
     check_target(source, target, force=force)
     graph, found, warning = _opened(source, spec, input_size)
+    left_out: tuple[int, ...] = ()
+    if min_face > 0 or levels is not None:
+        if found is None:
+            raise ModelError(
+                f"only a spec says which levels there are, and there is none: {warning}"
+            )
+        whole = found.priors
+        strides = trim.needed_strides(whole, min_face) if levels is None else tuple(levels)
+        graph, found = trim.trimmed(graph, found, strides)
+        left_out = tuple(stride for stride in whole.strides if stride not in strides)
     size, sidecar = save(graph, found, target, force=force)
     return Converted(
         source=End(source, graph, found),
@@ -67,6 +84,7 @@ def convert(
         bytes=size,
         sidecar=sidecar,
         warning=warning,
+        left_out=left_out,
     )
 
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _core, media, model
+from . import _core, fitting, media, model, trim
 from .backends import open_backend
 from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
@@ -17,13 +17,15 @@ from .frames import CHANNELS, checked_frame, checked_roi
 from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from .backends import Choice
+    from .backends import Backend, Choice
+    from .fitting import Fit
+    from .graph import Graph
     from .spec import ModelSpec
 
 NMS = ("hard", "soft-linear", "soft-gaussian", "blending")
@@ -37,6 +39,13 @@ class Timings(NamedTuple):
     decode: float  # with NMS and the way back to frame pixels
 
 
+class _Running(NamedTuple):
+    """A network in use, and its spec."""
+
+    core: _core.Detector
+    spec: ModelSpec
+
+
 @dataclass(frozen=True)
 class Options:
     """How a detector was asked to work, checked; None stands for what the spec says."""
@@ -44,7 +53,8 @@ class Options:
     backend: str = "auto"
     num_threads: int | None = None
     affinity: str | Collection[int] | None = None
-    input_size: tuple[int, int] | None = None
+    input_size: tuple[int, int] | str | None = None
+    max_side: int = fitting.MAX_SIDE
     resize: str | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
@@ -52,6 +62,7 @@ class Options:
     max_faces: int = 750
     pre_nms_top_k: int = 5000
     min_face: float = 0.0
+    levels: Sequence[int] | None = None
     channels: str = "auto"
 
     def __post_init__(self) -> None:
@@ -66,7 +77,10 @@ class Options:
         check_affinity(self.affinity)
         _check_count("max_faces", self.max_faces)
         _check_count("pre_nms_top_k", self.pre_nms_top_k)
-        if self.input_size is not None:
+        _check_count("max_side", self.max_side, MAX_SIZE)
+        if self.levels is not None:
+            _check_levels(self.levels)
+        if self.input_size is not None and self.input_size != fitting.FRAME:
             _check_size(self.input_size)
 
 
@@ -89,7 +103,10 @@ class FaceDetector:
             threads run there alone, and so does the thread that calls detect, until it returns. By
             default the system chooses. Linux only.
         input_size: (width, height) of the network's input instead of the file's. Larger finds
-            smaller faces and takes longer in proportion.
+            smaller faces and takes longer in proportion. "frame" follows each frame's own size, or its
+            roi's, rounded up to the largest stride, and keeps the ratio of its sides unless `resize`
+            says otherwise. A new size costs what opening costs; the last four are kept.
+        max_side: With "frame", a longer frame is shrunk to this.
         resize: "stretch" or "letterbox", instead of what the model was trained with.
         score_threshold: Faces with at least this score, 0 to 1. By default the spec's.
         iou_threshold: Two boxes that overlap by more are one face, 0 to 1. By default the spec's.
@@ -97,7 +114,10 @@ class FaceDetector:
             the boxes of one face.
         max_faces: The most faces returned, best first.
         pre_nms_top_k: The most candidates that NMS looks at, best first.
-        min_face: The smallest face wanted, in frame pixels along the longer side of its box.
+        min_face: The smallest face wanted, in frame pixels along the longer side of its box. Where it is
+            twice the largest prior of a level of the network, that level does not run (see `levels`).
+        levels: The strides of the levels of priors that run, as (16, 32), instead of all that `min_face`
+            needs. Those give what they give in the whole network.
         channels: What frames are: "bgr", "rgb", "bgra", "rgba" or "gray"; "auto" takes two dimensions
             as gray, three channels as BGR and four as BGRA. Of cameras "yuyv", "uyvy", "nv12" and
             "nv21", taken as BT.601 in limited range, V4L2's default: Y, U and V are resized, and only
@@ -120,7 +140,8 @@ class FaceDetector:
         backend: str = "auto",
         num_threads: int | None = None,
         affinity: str | Collection[int] | None = None,
-        input_size: tuple[int, int] | None = None,
+        input_size: tuple[int, int] | str | None = None,
+        max_side: int = fitting.MAX_SIDE,
         resize: str | None = None,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
@@ -128,6 +149,7 @@ class FaceDetector:
         max_faces: int = 750,
         pre_nms_top_k: int = 5000,
         min_face: float = 0.0,
+        levels: Sequence[int] | None = None,
         channels: str = "auto",
     ) -> None:
         options = Options(
@@ -135,6 +157,7 @@ class FaceDetector:
             num_threads=num_threads,
             affinity=affinity,
             input_size=input_size,
+            max_side=max_side,
             resize=resize,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
@@ -142,32 +165,39 @@ class FaceDetector:
             max_faces=max_faces,
             pre_nms_top_k=pre_nms_top_k,
             min_face=min_face,
+            levels=levels,
             channels=channels,
         )
         if options.channels == "mjpeg":
             media.check_jpeg()
         self._reopen = (os.fspath(path), spec, options)
         opened = model.load(path, spec)
-        if options.input_size is not None:
+        if options.input_size is not None and not isinstance(options.input_size, str):
             opened = opened.resized(*options.input_size)
-        self._model = opened
+        self._model = replace(opened, spec=_with_options(opened.spec, options))
         self._channels = options.channels
-        self._spec = _with_options(opened.spec, options)
+        self._rule = _rule(self._model, options)
+        self._largest_input = self._model.spec.input
+        if self._rule.size is None:
+            side = options.max_side
+            self._largest_input = replace(self._largest_input, width=side, height=side)
         self._affinity = affinity_cpus(options.affinity)
         self._num_threads = options.num_threads or default_num_threads(self._affinity)
+        fit = self._rule.fit(*opened.graph.input_size)
+        graph, self._spec = self._fitted(fit)
         with pinned(self._affinity):  # threads stay where the one that started them was
-            runner, self._backend = open_backend(opened.graph, options.backend, self._num_threads)
-            try:
-                self._core: _core.Detector | None = _core.Detector(
-                    runner, model.core_spec(self._spec), _core_options(self._spec, options)
-                )
-            except ModelError as error:
-                raise ModelError(f"{path}: {error}") from None
+            runner, self._backend = open_backend(graph, options.backend, self._num_threads)
+            running = self._run(runner, self._spec)
+        self._kept: fitting.Kept[_Running] | None = fitting.Kept(self._open)
+        self._kept.put(fit, running)
         self._timings = Timings(0.0, 0.0, 0.0)
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model was trained with, with the input size, resize and thresholds in use."""
+        """What the model was trained with, with the input size, levels, resize and thresholds in use.
+
+        Where size or levels follow the frame, those of the last detect.
+        """
         return self._spec
 
     @property
@@ -207,15 +237,20 @@ class FaceDetector:
 
         Raises:
             TypeError, ValueError: The frame or roi is not such.
+            ModelError: The network has no such input size, where that follows the frame.
             BackendError: The runtime failed.
         """
-        if self._core is None:
+        kept = self._kept
+        if kept is None:
             raise ValueError("the detector is closed")
-        whole = self._spec.input if roi is None else None
-        taken = checked_frame(frame, self._channels, whole)
+        largest = self._largest_input if roi is None else None
+        taken = checked_frame(frame, self._channels, largest)
         region = checked_roi(roi, taken.size)
+        # In pixels that the caller sees, as min_face is.
+        looked_at = [round(n * factor) for n, factor in zip(region[2:], taken.reduction)]
         with pinned(self._affinity):
-            rows, (preprocess, *rest) = self._core.detect(
+            core, self._spec = kept.get(self._rule.fit(*looked_at))
+            rows, (preprocess, *rest) = core.detect(
                 taken.pixels,
                 taken.channels,
                 region,
@@ -234,7 +269,25 @@ class FaceDetector:
 
     def close(self) -> None:
         """Frees the network; detect raises ValueError from then on."""
-        self._core = None
+        self._kept = None
+
+    def _open(self, fit: Fit) -> _Running:
+        """Another network of this model, on the same backend."""
+        graph, spec = self._fitted(fit)
+        runner, _ = open_backend(graph, str(self._backend), self._num_threads)
+        return self._run(runner, spec)
+
+    def _fitted(self, fit: Fit) -> tuple[Graph, ModelSpec]:
+        fitted = self._model.resized(fit.width, fit.height)
+        return trim.trimmed(fitted.graph, fitted.spec, fit.strides)
+
+    def _run(self, runner: Backend, spec: ModelSpec) -> _Running:
+        path, _, options = self._reopen
+        try:
+            core = _core.Detector(runner, model.core_spec(spec), _core_options(spec, options))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        return _Running(core, spec)
 
     def __enter__(self) -> FaceDetector:
         return self
@@ -264,9 +317,25 @@ def _reopened(
     return FaceDetector(path, spec=spec, **vars(options))
 
 
+def _rule(opened: model.Model, options: Options) -> fitting.Rule:
+    follows = options.input_size == fitting.FRAME
+    # Other networks run with every level, whatever the smallest face.
+    trims = options.min_face > 0 and trim.can_trim(opened.graph, opened.spec)
+    return fitting.Rule(
+        priors=opened.spec.priors,
+        size=None if follows else opened.graph.input_size,
+        max_side=options.max_side,
+        strides=None if options.levels is None else tuple(options.levels),
+        min_face=float(options.min_face) if trims else 0.0,
+    )
+
+
 def _with_options(spec: ModelSpec, options: Options) -> ModelSpec:
-    if options.resize is not None:
-        spec = replace(spec, input=replace(spec.input, resize=options.resize))
+    resize = options.resize
+    if resize is None and options.input_size == fitting.FRAME:
+        resize = "letterbox"
+    if resize is not None:
+        spec = replace(spec, input=replace(spec.input, resize=resize))
     if options.score_threshold is not None:
         spec = replace(spec, score_threshold=float(options.score_threshold))
     if options.iou_threshold is not None:
@@ -312,6 +381,13 @@ def _check_count(name: str, value: object, most: int = 2**31 - 1) -> None:
 
 def _check_size(size: object) -> None:
     if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise TypeError(f"input_size is {size!r}; expected (width, height)")
+        raise TypeError(f'input_size is {size!r}; expected (width, height) or "{fitting.FRAME}"')
     for name, value in zip(("input width", "input height"), size):
         _check_count(name, value, MAX_SIZE)
+
+
+def _check_levels(levels: object) -> None:
+    if not isinstance(levels, (tuple, list)):
+        raise TypeError(f"levels is {levels!r}; expected strides, as (16, 32)")
+    for stride in levels:
+        _check_count("a stride in levels", stride)

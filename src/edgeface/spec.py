@@ -90,7 +90,11 @@ class PriorSpec:
 
     def count(self, width: int, height: int) -> int:
         """Number of priors, and so of rows in every head, at that input size."""
-        return sum(
+        return sum(self.level_counts(width, height))
+
+    def level_counts(self, width: int, height: int) -> tuple[int, ...]:
+        """The same of each level."""
+        return tuple(
             len(sizes) * -(-width // stride) * -(-height // stride)
             for stride, sizes in zip(self.strides, self.min_sizes)
         )

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import model, zoo
+from . import model, trim, zoo
 from . import spec as specs
 from .backends import native, supporting
 from .detector import FaceDetector
@@ -60,6 +60,7 @@ class Level:
     rows: int
     min_sizes: tuple[float, ...]  # input pixels
     priors: int
+    dispensable_from: float | None  # smallest face wanted, input pixels; None: it is always needed
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ def face_sizes(
     return (min(sizes) * x, min(sizes) * y), (max(sizes) * x, max(sizes) * y)
 
 
+def frame_scale(spec: ModelSpec, width: int, height: int) -> float:
+    """Pixels of a frame of that size for one of the input, along the side that shrinks more."""
+    return max(width / spec.input.width, height / spec.input.height)
+
+
 def write_spec(path: Path, family: str) -> Path:
     """Writes the spec of a network of that family beside the model file, for people to edit.
 
@@ -213,7 +219,9 @@ def _precision(graph: Graph) -> str:
 
 def _levels(spec: ModelSpec) -> tuple[Level, ...]:
     levels = []
+    least = trim.dispensable_from(spec.priors)
     for stride, sizes in zip(spec.priors.strides, spec.priors.min_sizes):
         columns, rows = -(-spec.input.width // stride), -(-spec.input.height // stride)
-        levels.append(Level(stride, columns, rows, sizes, columns * rows * len(sizes)))
+        count = columns * rows * len(sizes)
+        levels.append(Level(stride, columns, rows, sizes, count, least.get(stride)))
     return tuple(levels)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends import BACKENDS
 from ..cpu import AFFINITIES
 from ..detector import NMS
+from ..fitting import FRAME, MAX_SIDE
 from ..spec import RESIZES
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ API_OPTIONS = frozenset(
         "nms",
         "max_faces",
         "min_face",
+        "levels",
+        "max_side",
     }
 )
 
@@ -77,7 +80,13 @@ def backend_parser(text: str, *more: str) -> argparse.ArgumentParser:
 def options_parser() -> argparse.ArgumentParser:
     """FaceDetector's options under their own names; those not given are left to its defaults."""
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    add_spec_and_size(parser)
+    add_spec_and_size(parser, follows=True)
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        metavar="PIXELS",
+        help=f"with --input-size {FRAME}, shrink longer frames to this (default: {MAX_SIDE})",
+    )
     parser.add_argument("--resize", choices=RESIZES, help="how a frame is fitted (default: spec's)")
     parser.add_argument(
         "--score-threshold", type=float, metavar="S", help="least score, 0 to 1 (default: spec's)"
@@ -90,9 +99,7 @@ def options_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--nms", choices=NMS, help="how such boxes are merged (default: hard)")
     parser.add_argument("--max-faces", type=int, metavar="N", help="best first (default: 750)")
-    parser.add_argument(
-        "--min-face", type=float, metavar="PIXELS", help="the smallest face wanted, in frame pixels"
-    )
+    add_levels(parser, "the smallest face wanted, in frame pixels; levels without use do not run")
     parser.add_argument(
         "--num-threads",
         type=int,
@@ -108,7 +115,23 @@ def options_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_spec_and_size(parser: argparse.ArgumentParser) -> None:
+def add_levels(parser: argparse.ArgumentParser, text: str) -> None:
+    """--min-face, which `text` explains, and --levels."""
+    parser.add_argument(
+        "--min-face", type=float, default=argparse.SUPPRESS, metavar="PIXELS", help=text
+    )
+    parser.add_argument(
+        "--levels",
+        type=parse_levels,
+        default=argparse.SUPPRESS,
+        metavar="STRIDES",
+        help="the levels of priors that stay, as 16,32 (default: what --min-face needs)",
+    )
+
+
+def add_spec_and_size(parser: argparse.ArgumentParser, *, follows: bool = False) -> None:
+    """With `follows`, the size may be the frame's."""
+    or_frame = f", or {FRAME} for each frame's own" if follows else ""
     parser.add_argument(
         "--spec",
         default=argparse.SUPPRESS,
@@ -117,10 +140,10 @@ def add_spec_and_size(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--input-size",
-        type=parse_size,
+        type=parse_input_size if follows else parse_size,
         default=argparse.SUPPRESS,
-        metavar="WxH",
-        help="of the network's input, instead of the file's",
+        metavar=f"WxH|{FRAME}" if follows else "WxH",
+        help=f"of the network's input, instead of the file's{or_frame}",
     )
 
 
@@ -136,6 +159,16 @@ def parse_affinity(text: str) -> str | tuple[int, ...]:
         return text
     if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"{text!r} is not big, little or CPUs such as 4,5")
+    return tuple(map(int, text.split(",")))
+
+
+def parse_input_size(text: str) -> tuple[int, int] | str:
+    return FRAME if text == FRAME else parse_size(text)
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not strides, such as 16,32")
     return tuple(map(int, text.split(",")))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import convert as conversion
 from .. import media, parity
-from .arguments import FAILED, add_command, add_spec_and_size, given_options
+from .arguments import FAILED, add_command, add_levels, add_spec_and_size, given_options
 from .tables import count_of, squeezed
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("source", type=Path, metavar="IN", help="a .pth, .pt, .onnx or .tmfile")
     parser.add_argument("target", type=Path, metavar="OUT", help="a .tmfile or .onnx")
     add_spec_and_size(parser)
+    add_levels(parser, "leave out levels that only look for smaller faces (pixels of the input)")
     parser.add_argument("--force", action="store_true", help="replace OUT and its .json")
     parser.add_argument(
         "--images", nargs="+", type=Path, default=[], metavar="FILE", help="run both on these, too"
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             f"edgeface: warning: no spec goes with it: {squeezed(written.warning)}", file=sys.stderr
         )
+    if written.left_out:
+        print(f"without the levels of stride {', '.join(map(str, written.left_out))}")
     print(f"wrote {written.target}: {written.bytes:,} bytes")
     if written.sidecar is not None:
         print(f"spec {written.sidecar}")

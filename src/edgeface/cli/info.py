@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import summary, zoo
-from .arguments import EXAMPLE_FRAME, add_command, add_spec_and_size, given_options
+from .arguments import EXAMPLE_FRAME, add_command, add_spec_and_size, given_options, parse_size
 from .tables import print_rows, print_table, size_text, squeezed
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ def add_parser(commands: Any) -> None:
     )
     add_spec_and_size(parser)
     parser.add_argument(
+        "--frame-size",
+        type=parse_size,
+        default=EXAMPLE_FRAME,
+        metavar="WxH",
+        help="tell which faces it is for in frames of that size "
+        f"(default: {size_text(*EXAMPLE_FRAME)})",
+    )
+    parser.add_argument(
         "--write-spec",
         choices=zoo.FAMILIES,
         metavar="FAMILY",
@@ -54,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print_rows(_file_rows(found))
     print()
-    print_rows(_spec_rows(found))
+    print_rows(_spec_rows(found, arguments.frame_size))
     if arguments.layers:
         print()
         print_table(_layer_rows(found), align="<<<>")
@@ -109,7 +118,7 @@ def _port_text(port: summary.Port) -> str:
     return f"{port.name} {'x'.join(map(str, port.shape))} {port.dtype}"
 
 
-def _spec_rows(found: summary.Summary) -> Iterator[tuple[str, str]]:
+def _spec_rows(found: summary.Summary, frame: tuple[int, int]) -> Iterator[tuple[str, str]]:
     if found.spec is None:
         yield "spec", f"none: {found.spec_problem}"
         return
@@ -117,13 +126,16 @@ def _spec_rows(found: summary.Summary) -> Iterator[tuple[str, str]]:
     if found.spec_problem is not None:
         yield "", f"which does not fit: {found.spec_problem}"
     yield from _fields("", asdict(found.spec))
+    scale = summary.frame_scale(found.spec, *frame)
     for level in found.levels:
-        grid = f"{level.columns}x{level.rows} x {len(level.min_sizes)} min_sizes"
-        yield f"stride {level.stride}", f"{level.priors} priors: {grid}"
+        text = f"{level.priors} priors: {level.columns}x{level.rows} x {len(level.min_sizes)} min_sizes"
+        if level.dispensable_from is not None:
+            text += f"; not needed from --min-face {math.ceil(level.dispensable_from * scale)} on"
+        yield f"stride {level.stride}", text
     yield "priors", str(sum(level.priors for level in found.levels))
-    smallest, largest = summary.face_sizes(found.spec, *EXAMPLE_FRAME)
+    smallest, largest = summary.face_sizes(found.spec, *frame)
     sizes = f"{size_text(*smallest)} to {size_text(*largest)} pixels"
-    yield "faces", f"about {sizes} in a frame of {size_text(*EXAMPLE_FRAME)}"
+    yield "faces", f"about {sizes} in a frame of {size_text(*frame)}"
 
 
 def _fields(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
