@@ -312,6 +312,9 @@ using Scale = std::pair<float, int>;  // scale and zero point
 
 Quantization as_quantization(const Scale& scale) { return {scale.first, scale.second}; }
 
+// The lowest, the highest, the slope.
+native::Clamp as_clamp(std::array<float, 3> clamp) { return {clamp[0], clamp[1], clamp[2]}; }
+
 native::Window as_window(const std::string& name, const py::array& weight, std::array<int, 2> stride,
                          std::array<int, 2> dilation, std::array<int, 2> pad) {
     if (weight.ndim() != 4)
@@ -333,11 +336,11 @@ auto as_vector(const Array& array) {
 
 int conv(native::Network& network, const std::string& name, int data, const DenseArray& weight,
          const DenseArray& bias, std::array<int, 2> stride, std::array<int, 2> dilation,
-         std::array<int, 2> pad, int groups, std::array<float, 2> clamp, std::array<int, 3> output) {
+         std::array<int, 2> pad, int groups, std::array<float, 3> clamp, std::array<int, 3> output) {
     native::Conv conv;
     conv.window = as_window(name, weight, stride, dilation, pad);
     conv.groups = groups;
-    conv.clamp = {clamp[0], clamp[1]};
+    conv.clamp = as_clamp(clamp);
     conv.weight = as_vector(weight);
     conv.bias = as_vector(bias);
     return network.conv(name, data, std::move(conv), {output[0], output[1], output[2]});
@@ -349,12 +352,12 @@ using Dense = py::array_t<T, py::array::c_style>;
 int quantized_conv(native::Network& network, const std::string& name, int data,
                    const Dense<std::int16_t>& weight, const Dense<std::int32_t>& bias,
                    const Dense<float>& weight_scale, std::array<int, 2> stride, std::array<int, 2> dilation,
-                   std::array<int, 2> pad, int groups, std::array<float, 2> clamp, std::array<int, 3> output,
+                   std::array<int, 2> pad, int groups, std::array<float, 3> clamp, std::array<int, 3> output,
                    const Scale& scale) {
     native::QuantizedConv conv;
     conv.window = as_window(name, weight, stride, dilation, pad);
     conv.groups = groups;
-    conv.clamp = {clamp[0], clamp[1]};
+    conv.clamp = as_clamp(clamp);
     conv.weight = as_vector(weight);
     conv.bias = as_vector(bias);
     conv.weight_scale = as_vector(weight_scale);
@@ -478,15 +481,31 @@ void bind_native(py::module_& m) {
              "scale"_a)
         .def(
             "relu",
+            [](Network& network, const std::string& name, int data, std::array<float, 3> clamp,
+               const Scale& scale) {
+                return network.relu(name, data, as_clamp(clamp), as_quantization(scale));
+            },
+            "name"_a, "data"_a, py::kw_only(), "clamp"_a, "scale"_a)
+        .def(
+            "sigmoid",
             [](Network& network, const std::string& name, int data, const Scale& scale) {
-                return network.relu(name, data, as_quantization(scale));
+                return network.sigmoid(name, data, as_quantization(scale));
             },
             "name"_a, "data"_a, py::kw_only(), "scale"_a)
         .def(
+            "max_pool",
+            [](Network& network, const std::string& name, int data, std::array<int, 2> kernel,
+               std::array<int, 2> stride, std::array<int, 2> pad, std::array<int, 2> size) {
+                const native::Window window{kernel[0], kernel[1], stride[0], stride[1], 1, 1, pad[0], pad[1]};
+                return network.max_pool(name, data, window, size[0], size[1]);
+            },
+            "name"_a, "data"_a, py::kw_only(), "kernel"_a, "stride"_a, "pad"_a, "size"_a)
+        .def("upsample", &Network::upsample, "name"_a, "data"_a, py::kw_only(), "height"_a, "width"_a)
+        .def(
             "add",
-            [](Network& network, const std::string& name, int a, int b, std::array<float, 2> clamp,
+            [](Network& network, const std::string& name, int a, int b, std::array<float, 3> clamp,
                const Scale& scale) {
-                return network.add(name, a, b, {clamp[0], clamp[1]}, as_quantization(scale));
+                return network.add(name, a, b, as_clamp(clamp), as_quantization(scale));
             },
             "name"_a, "a"_a, "b"_a, py::kw_only(), "clamp"_a, "scale"_a)
         .def(

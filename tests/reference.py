@@ -20,13 +20,17 @@ from edgeface.graph import (
     Concat,
     Conv,
     Graph,
+    LeakyRelu,
+    MaxPool,
     Node,
     Quantization,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
     infer_shape,
 )
 from edgeface.spec import HeadSpec, InputSpec, ModelSpec, PriorSpec
@@ -318,6 +322,14 @@ def nms(
 # --- Networks ---------------------------------------------------------------------------------------------
 
 
+# Of every leaky ReLU here: what RetinaFace has, and no float32 is.
+SLOPE = 0.1
+
+
+def _slope(activation):
+    return SLOPE if activation == "leaky_relu" else 0.0
+
+
 class Builder:
     """A Graph, node by node; a method returns the name of the value it makes."""
 
@@ -368,7 +380,7 @@ class Builder:
         inputs = [data, self.constant(weight)]
         if bias:
             inputs.append(self.constant(self.random.normal(size=channels)))
-        op = Conv(stride, dilation, pads, groups, activation)
+        op = Conv(stride, dilation, pads, groups, activation, _slope(activation))
         return self.node(op, *inputs, name=name)
 
     def depthwise(self, data, kernel=3, **options):
@@ -378,8 +390,21 @@ class Builder:
     def relu(self, data, name=None):
         return self.node(Relu(), data, name=name)
 
+    def leaky_relu(self, data, name=None):
+        return self.node(LeakyRelu(SLOPE), data, name=name)
+
+    def sigmoid(self, data, name=None):
+        return self.node(Sigmoid(), data, name=name)
+
+    def max_pool(self, data, kernel=2, stride=2, pads=(0, 0, 0, 0), name=None):
+        kernel, stride = ((v, v) if isinstance(v, int) else v for v in (kernel, stride))
+        return self.node(MaxPool(kernel, stride, pads), data, name=name)
+
+    def upsample(self, data, like, name=None):
+        return self.node(Upsample(), data, like, name=name)
+
     def add(self, a, b, activation="none", name=None):
-        return self.node(Add(activation), a, b, name=name)
+        return self.node(Add(activation, _slope(activation)), a, b, name=name)
 
     def concat(self, *values, axis=1, name=None):
         return self.node(Concat(axis), *values, name=name)
@@ -429,9 +454,19 @@ def convolve(data, weight, op):
     ]
 
 
-def _activate(values, activation):
-    low, high = {"none": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
-    return np.clip(values, low, high)
+def _activate(op, values, loss):
+    """With how much is lost, which no activation makes more but by rounding what a slope gives."""
+    if op.activation == "leaky_relu":
+        return leaky_relu(values, op.slope, loss)
+    low, high = {"none": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[op.activation]
+    return np.clip(values, low, high), loss
+
+
+def leaky_relu(values, slope, loss):
+    below = np.float64(np.float32(slope)) * values
+    # Where the sign is in doubt, too, one side is slope times the other at least.
+    rounded = np.where(values < loss, ROUNDING * (np.abs(below) + loss), 0)
+    return np.where(values > 0, values, below), loss + rounded
 
 
 def _conv(op, inputs, lost):
@@ -441,13 +476,12 @@ def _conv(op, inputs, lost):
     # A sum of K products starting from the bias rounds every term at most K + 1 times, in any order.
     sizes = convolve(np.abs(data) + lost[0], np.abs(weight), op) + np.abs(bias)
     loss = convolve(lost[0], np.abs(weight), op) + (terms + 1) * ROUNDING * sizes
-    # Activations that clamp bring two values no further apart.
-    return _activate(convolve(data, weight, op) + bias, op.activation), loss
+    return _activate(op, convolve(data, weight, op) + bias, loss)
 
 
 def _add(op, inputs, lost):
     total, loss = inputs[0] + inputs[1], lost[0] + lost[1]
-    return _activate(total, op.activation), loss + ROUNDING * (np.abs(total) + loss)
+    return _activate(op, total, loss + ROUNDING * (np.abs(total) + loss))
 
 
 def _softmax(op, inputs, lost):
@@ -462,6 +496,33 @@ def _softmax(op, inputs, lost):
     factor = factor + 2 * (3 + inputs[0].shape[op.axis]) * ROUNDING
     # Never more than 1, which also keeps the bound of a hopeless softmax finite.
     return values, np.minimum(values * np.expm1(np.minimum(factor, 100)) + 2.0**-126, 1)
+
+
+def _sigmoid(values, lost):
+    made = np.exp(-np.logaddexp(0, -values))
+    # As softmax over the value and 0: exact distances, each exp() good to 2 roundings, a sum, a quotient.
+    factor = np.minimum(2 * lost + 2 * (3 + 2) * ROUNDING, 100)
+    return made, np.minimum(made * np.expm1(factor) + 2.0**-126, 1)
+
+
+def max_pool(op, data):
+    """The largest of each window's values that are there."""
+    shape = infer_shape(Node(op, "pool", ("x",), "y"), [data.shape])
+    made = np.empty(shape, data.dtype)
+    for y in range(shape[2]):
+        for x in range(shape[3]):
+            top, left = (at * s - p for at, s, p in zip((y, x), op.stride, op.pads))
+            rows = slice(max(top, 0), top + op.kernel[0])
+            columns = slice(max(left, 0), left + op.kernel[1])
+            made[:, :, y, x] = data[:, :, rows, columns].max(axis=(2, 3))
+    return made
+
+
+def upsample(data, like):
+    (height, width), (in_height, in_width) = like.shape[2:], data.shape[2:]
+    rows = [y * in_height // height for y in range(height)]
+    columns = [x * in_width // width for x in range(width)]
+    return data[:, :, rows][:, :, :, columns]
 
 
 def run_graph(graph, image):
@@ -480,6 +541,14 @@ def run_graph(graph, image):
             made = _softmax(op, inputs, lost)
         elif isinstance(op, Relu):
             made = np.maximum(inputs[0], 0), lost[0]
+        elif isinstance(op, LeakyRelu):
+            made = leaky_relu(inputs[0], op.slope, lost[0])
+        elif isinstance(op, Sigmoid):
+            made = _sigmoid(inputs[0], lost[0])
+        elif isinstance(op, MaxPool):  # two maxima are no further apart than two of the values
+            made = max_pool(op, inputs[0]), max_pool(op, lost[0])
+        elif isinstance(op, Upsample):
+            made = upsample(*inputs), upsample(lost[0], inputs[1])
         elif isinstance(op, Concat):
             made = np.concatenate(inputs, op.axis), np.concatenate(lost, op.axis)
         elif isinstance(op, Transpose):
@@ -609,7 +678,7 @@ def quantize(graph, dtype, *, seed=0, scales=None, given=None):
     """A float graph in int8 or uint8, its weights rounded.
 
     Every value has a random scale and zero point: one of `scales` different ones, or one of its own; `given`
-    ones may be named. A Transpose or Reshape keeps those of what it reads.
+    ones may be named. What only chooses among values keeps those of what it reads.
     """
     random, given = np.random.default_rng(seed), dict(given or {})
     palette = [random_scale(random, dtype) for _ in range(scales or 0)]
@@ -626,7 +695,7 @@ def quantize(graph, dtype, *, seed=0, scales=None, given=None):
 
     add_value(graph.input)
     for node in graph.nodes:
-        if isinstance(node.op, (Transpose, Reshape)):
+        if isinstance(node.op, (Transpose, Reshape, MaxPool, Upsample)):
             given[node.output] = tensors[node.inputs[0]].quantization
         add_value(node.output)
         if not isinstance(node.op, Conv):
@@ -652,8 +721,10 @@ def real(stored, tensor):
     return np.float32(stored.astype(np.int64) - zero_point) * scale
 
 
-def _stored(steps, tensor, activation="none"):
-    """Steps of the output in float32 -> stored values: clamped, rounded with halves to even."""
+def _stored(steps, tensor, activation="none", slope=0.0):
+    """Steps of the output in float32 -> stored values: activated, clamped, rounded with halves to even."""
+    if activation == "leaky_relu":
+        steps, activation = np.maximum(steps, steps * np.float32(slope)), "none"
     assert steps.dtype == np.float32
     (scale, zero_point), (low, high) = pair(tensor), STORED_RANGE[tensor.dtype.name]
     least, most = low - zero_point, high - zero_point
@@ -676,7 +747,8 @@ def _quantized_conv(op, inputs, tensors, output):
     weight_scale = np.broadcast_to(tensors[1].quantization.scale, len(weight))
     multiplier = pair(tensors[0])[0] * weight_scale / pair(output)[0]
     assert multiplier.dtype == np.float32
-    return _stored(np.float32(total) * multiplier.reshape(1, -1, 1, 1), output, op.activation)
+    steps = np.float32(total) * multiplier.reshape(1, -1, 1, 1)
+    return _stored(steps, output, op.activation, op.slope)
 
 
 def _rescaled(stored, tensor, output):
@@ -700,6 +772,18 @@ def _quantized_softmax(op, stored, tensor, output):
     return _stored(np.moveaxis(powers / total / pair(output)[0], 0, op.axis), output)
 
 
+def shares(values):
+    """1 / (1 + exp(-x)) in float64, and then in float32."""
+    above, below = np.exp(np.minimum(values, 0)), np.exp(np.minimum(-values, 0))
+    return np.float32(above / (above + below))
+
+
+def _quantized_sigmoid(stored, tensor, output):
+    scale, zero_point = pair(tensor)
+    values = (stored.astype(np.int64) - zero_point) * np.float64(scale)
+    return _stored(shares(values) / pair(output)[0], output)
+
+
 def run_quantized(graph, image):
     """name -> stored values, exactly as cpp/backends/native/network.h defines them, for every value."""
     values = {graph.input: image, **{tensor.name: tensor.data for tensor in graph.constants}}
@@ -711,11 +795,20 @@ def run_quantized(graph, image):
             made = _quantized_conv(op, inputs, tensors, output)
         elif isinstance(op, Add):
             a, b = (_rescaled(*one, output) for one in zip(inputs, tensors))
-            made = _stored(a + b, output, op.activation)
+            made = _stored(a + b, output, op.activation, op.slope)
         elif isinstance(op, Softmax):
             made = _quantized_softmax(op, inputs[0], tensors[0], output)
         elif isinstance(op, Relu):
             made = _stored(_rescaled(inputs[0], tensors[0], output), output, "relu")
+        elif isinstance(op, LeakyRelu):
+            steps = _rescaled(inputs[0], tensors[0], output)
+            made = _stored(steps, output, "leaky_relu", op.slope)
+        elif isinstance(op, Sigmoid):
+            made = _quantized_sigmoid(inputs[0], tensors[0], output)
+        elif isinstance(op, MaxPool):
+            made = max_pool(op, inputs[0])
+        elif isinstance(op, Upsample):
+            made = upsample(*inputs)
         elif isinstance(op, Concat):
             parts = [_stored(_rescaled(*one, output), output) for one in zip(inputs, tensors)]
             made = np.concatenate(parts, op.axis)

@@ -23,6 +23,7 @@ from edgeface.graph import Add, Conv, Graph, Node, Quantization, Reshape, Tensor
 from reference import ISAS, ROUNDING, Builder, run_graph
 
 THREADS = (1, 2, 3)
+ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu")
 REAL = (1.0, 0)  # the scale and zero point of values that are stored as they are
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_count = pytest.mark.parametrize("threads", THREADS)
@@ -142,7 +143,7 @@ def test_convolution_of_every_number_of_pixels(pixels, isa):
 
 
 @every_isa
-@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("groups", [1, 2, 20])
 def test_bias_and_activation(groups, bias, activation, isa):
@@ -151,9 +152,10 @@ def test_bias_and_activation(groups, bias, activation, isa):
     graph = b.graph(data)
     assert_runs(graph, isa)
     values = outputs(engine(graph, isa), graph, image_for(graph, 0, scale=10))[data]
-    low, high = {"none": (-1, 7), "relu": (0, 7), "relu6": (0, 6)}[activation]
+    low = {"none": -10, "leaky_relu": -1, "relu": 0, "relu6": 0}[activation]
+    high = 6 if activation == "relu6" else 7
     # The clamp is exact, and on this image it is needed.
-    assert values.min() < low if activation == "none" else values.min() == 0
+    assert values.min() == 0 if low == 0 else 10 * low < values.min() < low
     assert values.max() == 6 if activation == "relu6" else values.max() > high
 
 
@@ -169,13 +171,91 @@ def test_padding_is_zero_and_not_the_neighbouring_row(isa):
 
 @every_isa
 @every_count
-@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("channels", [1, 5, 16, 67])
 def test_add(channels, activation, isa, threads):
     b = Builder(channels, 9, 15)
     total = b.add(b.conv("input", channels), b.depthwise("input"), activation)
     twice = b.add("input", "input", activation)
     assert_runs(b.graph(total, twice, b.add(total, twice, activation)), isa, threads)
+
+
+@every_isa
+@every_count
+@pytest.mark.parametrize("channels", [1, 5, 16, 67])
+def test_leaky_relu_and_sigmoid_of_images_and_of_rows(channels, isa, threads):
+    b = Builder(channels, 9, 15)
+    bent, share = b.leaky_relu("input"), b.sigmoid("input")
+    rows = b.rows(b.conv("input", 2 * channels), channels)
+    assert_runs(b.graph(bent, share, b.leaky_relu(rows), b.sigmoid(rows)), isa, threads)
+
+
+@every_isa
+def test_sigmoid_of_huge_values_is_0_or_1(isa):
+    b = Builder(1, 1, 6)
+    graph = b.graph(b.sigmoid("input", name="y"))
+    image = np.float32([-1e38, -200, 0, 200, 1e38, -np.inf]).reshape(1, 1, 1, 6)
+    got = outputs(engine(graph, isa), graph, image)["y"].ravel()
+    assert got.tolist() == [0, 0, 0.5, 1, 1, 0]
+
+
+# channels, height, width; then what Builder.max_pool takes
+POOLS = {
+    "2x2": (16, 8, 10, {}),
+    "2x2 of an odd size": (17, 9, 11, {}),
+    "2x2 in ceil mode": (5, 9, 11, {"pads": (0, 0, 1, 1)}),
+    "3x3 stride 2": (33, 15, 13, {"kernel": 3, "pads": (1, 1, 1, 1)}),
+    "3x3 stride 2 in ceil mode": (4, 14, 16, {"kernel": 3, "pads": (1, 1, 2, 2)}),
+    "3x3 stride 1": (1, 5, 6, {"kernel": 3, "stride": 1, "pads": (1, 1, 1, 1)}),
+    "more stride than kernel": (6, 9, 8, {"kernel": 2, "stride": 3}),
+    "wide": (3, 4, 9, {"kernel": (1, 5), "stride": (1, 2), "pads": (0, 4, 0, 2)}),
+    "all of an image": (7, 4, 5, {"kernel": (4, 5), "stride": 1}),
+    "more than an image": (7, 2, 3, {"kernel": 5, "stride": 1, "pads": (4, 2, 4, 4)}),
+    "one pixel": (20, 1, 1, {"kernel": 3, "pads": (1, 1, 1, 1)}),
+}
+
+
+@every_isa
+@every_count
+@pytest.mark.parametrize("case", POOLS.values(), ids=POOLS)
+def test_max_pool(case, isa, threads):
+    channels, height, width, options = case
+    b = Builder(channels, height, width)
+    assert_runs(b.graph(b.max_pool("input", **options)), isa, threads)
+
+
+@every_isa
+def test_max_pool_of_negative_values_never_sees_the_padding(isa):
+    b = Builder(2, 3, 3)
+    x = b.conv("input", 2, 3, name="x")  # whose margins of zeros the pool must not look at
+    y = b.max_pool("input", 3, 2, (1, 1, 1, 1), name="y")
+    z = b.max_pool(x, 3, 2, (1, 1, 1, 1), name="z")
+    graph = b.graph(y, z, b.depthwise(x))
+    image = np.full((1, 2, 3, 3), -5, np.float32)
+    assert (outputs(engine(graph, isa), graph, image)["y"] == -5).all()
+    assert_runs(graph, isa)
+
+
+# By how much an image of 20x20 is thinned out, down and across: the data, and what it becomes like.
+UPSAMPLINGS = {
+    "10x7 to 20x20": ((2, 3), (1, 1)),
+    "5x7 to 10x10": ((4, 3), (2, 2)),
+    "4x4 to 7x7, halves of an odd size": (5, 3),
+    "3x2 to 7x20": ((7, 10), (3, 1)),
+    "1x1 to 4x10": (20, (5, 2)),
+    "5x5 to itself": (4, 4),
+    "20x20 to 7x10": (1, (3, 2)),
+}
+
+
+@every_isa
+@every_count
+@pytest.mark.parametrize("strides", UPSAMPLINGS.values(), ids=UPSAMPLINGS)
+def test_upsample(strides, isa, threads):
+    b = Builder(5, 20, 20)
+    data = b.conv("input", 7, stride=strides[0])
+    y = b.upsample(data, b.conv("input", 3, stride=strides[1]))
+    assert_runs(b.graph(y, b.conv(y, 3, 3)), isa, threads)
 
 
 @every_isa
@@ -332,6 +412,25 @@ def one_value_under_two_shapes(b):
     return b.rows(x, 2), (b.rows(x, 4), b.rows(x, 8))
 
 
+def pyramid(b):
+    fine = b.conv("input", 6, 3, activation="leaky_relu")
+    coarse = b.conv(b.max_pool(fine, 3, 2, (1, 1, 1, 1)), 6)
+    merged = b.add(fine, b.upsample(coarse, fine))
+    return b.conv(b.leaky_relu(merged), 4, 3), (b.conv(coarse, 3),)
+
+
+def upsampled_and_pooled_into_a_concat(b):
+    x = b.conv("input", 6, 3)
+    pooled = b.max_pool(x, 3, 1, (1, 1, 1, 1))
+    joined = b.concat(b.upsample(b.conv(x, 5, stride=2), x), pooled, b.sigmoid(x))
+    return b.conv(joined, 4, 3), (b.max_pool(joined), b.leaky_relu(x))
+
+
+def sigmoid_of_rows(b):
+    rows = b.rows(b.conv("input", 4, 3), 1)
+    return b.sigmoid(rows), (b.sigmoid(b.concat(rows, rows, axis=1)),)
+
+
 SHARING = [
     concat_of_two,
     concat_with_the_input,
@@ -358,6 +457,9 @@ SHARING = [
     nested_concat_of_rows,
     input_feeds_two_branches,
     one_value_under_two_shapes,
+    pyramid,
+    upsampled_and_pooled_into_a_concat,
+    sigmoid_of_rows,
 ]
 
 
@@ -419,9 +521,9 @@ def deep_graph():
     b = Builder(3, 43, 57)
     x = b.conv("input", 9, 3, stride=2)
     x = b.conv(b.depthwise(x), 33, 1)
-    x = b.conv(b.depthwise(x, stride=2), 20, 1)
-    x = b.conv(x, 16, 3, dilation=3)
-    x = b.conv(b.depthwise(x), 6, 1, activation="none")
+    x = b.max_pool(b.conv(b.depthwise(x, stride=2), 20, 1), 3, 1, (1, 1, 1, 1))
+    x = b.conv(b.upsample(b.max_pool(x), "input"), 16, 3, dilation=3, activation="leaky_relu")
+    x = b.conv(b.depthwise(b.upsample(x, x)), 6, 1, activation="none")
     return b.graph(x)
 
 
@@ -498,15 +600,14 @@ def networks(draw):
 
     for _ in range(draw(st.integers(1, 12))):
         kinds = ["conv", "conv", "depthwise", "relu", "add", "concat", "concat", "softmax", "rows"]
-        kind = draw(
-            st.sampled_from(
-                kinds
-                + (["row relu", "row concat", "row softmax", "row add", "row rows"] if rows else [])
-            )
-        )
+        kinds += ["leaky relu", "sigmoid", "max pool", "upsample"]
+        if rows:
+            kinds += ["row relu", "row concat", "row softmax", "row add", "row rows"]
+            kinds += ["row leaky relu", "row sigmoid"]
+        kind = draw(st.sampled_from(kinds))
         image = draw(st.sampled_from(images))
         row = draw(st.sampled_from(rows)) if rows else None
-        activation = draw(st.sampled_from(["none", "relu", "relu6"]))
+        activation = draw(st.sampled_from(ACTIVATIONS))
         if kind == "conv":
             kernel = draw(st.sampled_from([1, 3]))
             made = b.conv(image, draw(st.integers(1, 6)), kernel, activation=activation)
@@ -514,6 +615,16 @@ def networks(draw):
             made = b.depthwise(image, activation=activation)
         elif kind == "relu":
             made = b.relu(image)
+        elif kind.endswith("leaky relu"):
+            made = b.leaky_relu(row if "row" in kind else image)
+        elif kind.endswith("sigmoid"):
+            made = b.sigmoid(row if "row" in kind else image)
+        elif kind == "max pool":
+            kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+            pads = tuple(draw(st.integers(n // 2, n - 1)) for n in kernel * 2)
+            made = b.max_pool(image, kernel, draw(st.integers(1, 3)), pads)
+        elif kind == "upsample":
+            made = b.upsample(image, draw(st.sampled_from(images)))
         elif kind == "add":
             alike = [v for v in images if b.shape(v) == b.shape(image)]
             made = b.add(image, draw(st.sampled_from(alike)), activation)
@@ -760,7 +871,7 @@ def conv(subject, data=0, **changes):
         "dilation": (1, 1),
         "pad": (1, 1),
         "groups": 1,
-        "clamp": (-np.inf, np.inf),
+        "clamp": (-np.inf, np.inf, 1.0),
         "output": (4, 4, 3),
     }
     return subject.conv("it", data, **{**options, **changes})
@@ -786,8 +897,11 @@ def conv(subject, data=0, **changes):
         {"output": (4, 4, 0)},
         {"weight": np.ones((0, 2, 1, 1), np.float32), "bias": np.zeros(0), "output": (4, 4, 0)},
         {"output": (1 << 29, 1, 3), "pad": (1 << 29, 0)},
-        {"clamp": (1.0, 0.0)},
-        {"clamp": (np.nan, 1.0)},
+        {"clamp": (1.0, 0.0, 1.0)},
+        {"clamp": (np.nan, 1.0, 1.0)},
+        {"clamp": (0.0, 1.0, 0.0)},
+        {"clamp": (0.0, 1.0, 1.5)},
+        {"clamp": (0.0, 1.0, np.nan)},
     ],
 )
 def test_the_core_checks_a_convolution_itself(changes):
@@ -801,9 +915,18 @@ def test_the_core_checks_the_other_operators_itself():
     for call in (
         lambda: network(0, 4, 4),
         lambda: network(1 << 15, 1 << 15, 2),
-        lambda: subject.add("it", x, x, clamp=(1, 0), scale=REAL),
-        lambda: subject.add("it", 0, x, clamp=(0, 1), scale=REAL),
-        lambda: subject.relu("it", 99, scale=REAL),
+        lambda: subject.add("it", x, x, clamp=(1, 0, 1), scale=REAL),
+        lambda: subject.add("it", 0, x, clamp=(0, 1, 1), scale=REAL),
+        lambda: subject.relu("it", x, clamp=(0, 1, -1), scale=REAL),
+        lambda: subject.max_pool("it", x, kernel=(2, 2), stride=(2, 2), pad=(2, 0), size=(2, 2)),
+        lambda: subject.max_pool("it", x, kernel=(2, 2), stride=(2, 2), pad=(0, 0), size=(3, 2)),
+        lambda: subject.max_pool("it", x, kernel=(0, 2), stride=(2, 2), pad=(0, 0), size=(2, 2)),
+        lambda: subject.max_pool("it", x, kernel=(2, 2), stride=(0, 2), pad=(0, 0), size=(2, 2)),
+        lambda: subject.max_pool("it", 99, kernel=(2, 2), stride=(2, 2), pad=(0, 0), size=(2, 2)),
+        lambda: subject.upsample("it", x, height=0, width=4),
+        lambda: subject.upsample("it", x, height=1 << 16, width=1 << 15),
+        lambda: subject.upsample("it", 99, height=4, width=4),
+        lambda: subject.relu("it", 99, clamp=(0, 1, 1), scale=REAL),
         lambda: subject.concat("it", [], axis="channels", scale=REAL),
         lambda: subject.concat("it", [0, x], axis="rows", scale=REAL),
         lambda: subject.concat("it", [0, 99], axis="channels", scale=REAL),

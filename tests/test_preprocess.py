@@ -509,7 +509,7 @@ def add_head(network, columns, count, size, dtype):
         "dilation": (1, 1),
         "pad": (0, 0),
         "groups": 1,
-        "clamp": (-np.inf, np.inf),
+        "clamp": (-np.inf, np.inf, 1.0),
         "output": (1, 1, columns),
     }
     shape = (columns, count, 1, 1)

@@ -29,7 +29,7 @@ from reference import (
     quantize,
     run_quantized,
 )
-from test_native import CONVOLUTIONS, SHARING, THREADS, as_rows, networks
+from test_native import ACTIVATIONS, CONVOLUTIONS, POOLS, SHARING, THREADS, as_rows, networks
 
 TYPES = tuple(STORED_RANGE)
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -86,7 +86,7 @@ def built(build, *arguments):
 def convolution(name, dtype):
     channels, height, width, options = CONVOLUTIONS[name]
     b = Builder(channels, height, width)
-    made = [b.conv("input", **options, activation=a) for a in ("none", "relu", "relu6")]
+    made = [b.conv("input", **options, activation=a) for a in ACTIVATIONS]
     return quantize(b.graph(*made, b.conv("input", **options, bias=False)), dtype, seed=len(name))
 
 
@@ -166,7 +166,7 @@ def core_conv(subject, weight, bias, *, scale, weight_scale=1.0, pad=(0, 0), gro
         dilation=(1, 1),
         pad=pad,
         groups=groups,
-        clamp=(-math.inf, math.inf),
+        clamp=(-math.inf, math.inf, 1.0),
         output=output,
         scale=scale,
     )
@@ -335,7 +335,7 @@ def additions(channels, activation, dtype, scales):
 @every_count
 @every_type
 @pytest.mark.parametrize("scales", [None, 1])
-@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("channels", [1, 5, 67])
 def test_add(channels, activation, scales, dtype, isa, threads):
     graph, wants = built(additions, channels, activation, dtype, scales)
@@ -344,7 +344,7 @@ def test_add(channels, activation, scales, dtype, isa, threads):
 
 @every_isa
 @every_type
-@pytest.mark.parametrize("operator", ["relu", "concat", "add"])
+@pytest.mark.parametrize("operator", ["relu", "leaky_relu", "concat", "add"])
 def test_every_value_goes_through_every_change_of_scale(operator, dtype, isa):
     values = all_values(dtype)
     random = np.random.default_rng(3)
@@ -382,7 +382,9 @@ def test_every_pair_is_added_in_the_documented_order(dtype):
             )
             for channel, (scale, _) in enumerate((one, other))
         ]
-        subject.output("y", subject.add("sum", *parts, clamp=(-math.inf, math.inf), scale=total))
+        subject.output(
+            "y", subject.add("sum", *parts, clamp=(-math.inf, math.inf, 1.0), scale=total)
+        )
         low, high = STORED_RANGE[dtype]
         steps = [
             np.float32(part) * (scale / total[0]) for part, (scale, _) in zip(pairs, (one, other))
@@ -390,6 +392,48 @@ def test_every_pair_is_added_in_the_documented_order(dtype):
         want = np.clip(np.rint(steps[0] + steps[1]), low - total[1], high - total[1]) + total[1]
         got = run_core(subject, "", pairs.reshape(1, 2, 1, -1))
         assert_array_equal(got.ravel(), want)
+
+
+def pools(name, dtype):
+    channels, height, width, options = POOLS[name]
+    b = Builder(channels, height, width)
+    return quantize(b.graph(b.max_pool("input", **options)), dtype)
+
+
+@every_isa
+@every_type
+@pytest.mark.parametrize("name", POOLS)
+def test_max_pool(name, dtype, isa):
+    graph, wants = built(pools, name, dtype)
+    for threads in THREADS:
+        assert_runs(graph, isa, threads, wants)
+
+
+SIGMOID_SCALES = [1e-3, 0.0127, 0.05, 0.1731, 0.3924, 40.0, 1e30]
+
+
+@every_isa
+@every_type
+@pytest.mark.parametrize("scale", SIGMOID_SCALES)
+def test_sigmoid_of_every_value(scale, dtype, isa):
+    values = all_values(dtype)
+    for zero_point in (0, 7):
+        b = Builder(1, 1, values.size)
+        given = {"input": one_scale(scale, zero_point), "y": one_scale(1 / 255, zero_point)}
+        graph = quantize(b.graph(b.sigmoid("input", name="y")), dtype, given=given)
+        image = values.reshape(1, 1, 1, -1)
+        want = run_quantized(graph, image)["y"]
+        assert_array_equal(outputs(engine(graph, isa), graph, image)["y"].ravel(), want.ravel())
+
+
+def test_the_references_sigmoids_are_certain():
+    """As its exponentials, below: what float64 leaves in doubt does not matter in float32."""
+    random = np.random.default_rng(0)
+    for scale in np.float32([*SIGMOID_SCALES, *(10 ** random.uniform(-4, 1, 400))]):
+        values = np.arange(-255, 256) * np.float64(scale)
+        exact = np.exp(np.minimum(values, 0)) / (1 + np.exp(-np.abs(values)))
+        slack = 4 * np.spacing(exact)
+        assert_array_equal(np.float32(exact - slack), np.float32(exact + slack))
 
 
 def fake(random, dtype):
@@ -837,7 +881,7 @@ def test_the_core_refuses_operators_of_another_type_itself(dtype):
             dilation=(1, 1),
             pad=(0, 0),
             groups=1,
-            clamp=(0, 1),
+            clamp=(0, 1, 1),
             output=(4, 4, 3),
         )
 

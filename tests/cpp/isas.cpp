@@ -20,7 +20,7 @@ native::QuantizedConv make_quantized_conv(std::mt19937& random, int in, int out,
     native::QuantizedConv conv;
     conv.window = {kernel, kernel, stride, stride, 1, 1, kernel / 2, kernel / 2};
     conv.groups = groups;
-    conv.clamp = {0, kInfinity};
+    conv.clamp = groups > 1 ? native::Clamp{-kInfinity, kInfinity, 0.1F} : native::Clamp{0, kInfinity};
     conv.weight.resize(static_cast<std::size_t>(out * (in / groups) * kernel * kernel));
     for (std::int16_t& weight : conv.weight)
         weight = static_cast<std::int16_t>(static_cast<int>(random() % 255) - 127);
@@ -46,6 +46,9 @@ Network make_quantized_network(DataType type) {
     const int deep = conv(net, stem, 37, 37, 3, 1, 37, {9, 12, 37});
     const int wide = conv(net, deep, 37, 131, 1, 1, 1, {9, 12, 131});
     const int narrow = conv(net, wide, 131, 6, 5, 1, 1, {9, 12, 6});
+    const int pooled = net.max_pool("pooled", narrow, {3, 3, 2, 2, 1, 1, 1, 1}, 5, 6);
+    net.output("like", net.rows("like", net.upsample("like", pooled, 9, 12), 6));
+    net.output("shares", net.sigmoid("shares", net.rows("odd", wide, 1), scale(1 / 255.F)));
     const int joined = net.concat("joined", {deep, narrow}, Axis::channels, scale(0.07F));
     const int sum = net.add("sum", joined, joined, {-kInfinity, kInfinity}, scale(0.1F));
     net.output("rows", net.rows("rows", sum, 43));
@@ -78,7 +81,7 @@ template <typename T>
 int count_different(DataType type, const std::string& isa) {
     const Network network = make_quantized_network(type);
     int different = 0;
-    for (const char* output : {"rows", "softmax"}) {
+    for (const char* output : {"rows", "softmax", "like", "shares"}) {
         const std::vector<T> wants = run<T>(network, "scalar", output);
         const std::vector<T> found = run<T>(network, isa, output);
         for (std::size_t i = 0; i < wants.size(); ++i) different += wants[i] != found[i];

@@ -50,8 +50,11 @@ inline native::Network make_network() {
     const int joined = net.concat("joined", {left, right}, Axis::channels, {});
     const int mixed = net.conv("mixed", joined, make_conv(weights, 16, 12, 1, 1, 1), {6, 8, 12});
     const int sum = net.add("sum", mixed, deep, {-kInfinity, kInfinity}, {});
-    const int last =
-        net.conv("last", net.relu("relu", sum, {}), make_conv(weights, 12, 24, 3, 2, 1), {3, 4, 24});
+    const int pooled = net.max_pool("pooled", sum, {2, 2, 2, 2, 1, 1, 0, 0}, 3, 4);
+    const int again = net.upsample("again", net.sigmoid("sigmoid", pooled, {}), 6, 8);
+    const int merged = net.add("merged", sum, again, {-kInfinity, kInfinity, 0.1F}, {});
+    const int relu = net.relu("relu", merged, {0, kInfinity}, {});
+    const int last = net.conv("last", relu, make_conv(weights, 12, 24, 3, 2, 1), {3, 4, 24});
     const int scores = net.conv("scores.conv", last, make_conv(weights, 24, 4, 1, 1, 1), {3, 4, 4});
     const int boxes = net.conv("boxes.conv", last, make_conv(weights, 24, 8, 3, 1, 1), {3, 4, 8});
     net.output("scores",

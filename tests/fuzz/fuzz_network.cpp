@@ -139,8 +139,9 @@ class Author {
     Clamp make_clamp() {
         const float a = in_.any();
         const float b = in_.any();
+        const float slope = in_.byte() == 255 ? in_.any() : in_.one_of({0.1F, 0.25F});
         return in_.one_of({Clamp{-kInfinity, kInfinity}, Clamp{0, kInfinity}, Clamp{0, 6},
-                           Clamp{-kInfinity, kInfinity}, Clamp{0, kInfinity}, Clamp{a, b}});
+                           Clamp{-kInfinity, kInfinity, slope}, Clamp{0, kInfinity}, Clamp{a, b}});
     }
 
     const Value& value(int number) const { return network_.values()[index(number)]; }
@@ -162,9 +163,9 @@ class Author {
     }
 
     void add_operation() {
-        switch (in_.byte() % 12) {
+        switch (in_.byte() % 16) {
             case 0:
-                network_.relu("relu", odd(pick()), make_quantization());
+                network_.relu("relu", odd(pick()), make_clamp(), make_quantization());
                 break;
             case 1:
                 network_.softmax("softmax", odd(pick()), make_quantization());
@@ -181,9 +182,45 @@ class Author {
             case 7:
                 add_rows();
                 break;
+            case 8:
+                network_.sigmoid("sigmoid", odd(pick()), make_quantization());
+                break;
+            case 9:
+                add_max_pool();
+                break;
+            case 10:
+                add_upsample();
+                break;
             default:
                 add_conv();
         }
+    }
+
+    void add_max_pool() {
+        const int data = pick();
+        const Shape& shape = value(data).shape;
+        Window window = make_window();
+        window.dilation_y = odd(1);
+        window.dilation_x = odd(1);
+        const int height = make_size(shape.height, window.kernel_height, window.stride_y, 1, window.pad_top);
+        const int width = make_size(shape.width, window.kernel_width, window.stride_x, 1, window.pad_left);
+        if (fits_budget({height, width, shape.channels}))
+            network_.max_pool("max_pool", data, window, height, width);
+    }
+
+    void add_upsample() {
+        const int data = pick();
+        const Shape& like = value(pick()).shape;
+        const Shape to{odd(like.height), odd(in_.flag() ? like.width : in_.from(1, 40)),
+                       value(data).shape.channels};
+        if (fits_budget(to)) network_.upsample("upsample", data, to.height, to.width);
+    }
+
+    // So is what is refused for its shape.
+    static bool fits_budget(const Shape& shape) {
+        if (shape.height < 1 || shape.width < 1) return true;
+        return 1.0 * shape.height * shape.width * shape.channels <= kMaxValues || shape.height > 1 << 16 ||
+               shape.width > 1 << 16;
     }
 
     void add_add() {
@@ -345,6 +382,39 @@ void each_tap(const Window& w, const Shape& input, int y, int x, Visit visit) {
     }
 }
 
+template <typename T>
+std::vector<T> pooled(const native::MaxPool& pool, const std::vector<T>& values, const Shape& from,
+                      const Shape& to) {
+    std::vector<T> out;
+    const auto channels = index(to.channels);
+    for (int y = 0; y < to.height; ++y) {
+        for (int x = 0; x < to.width; ++x) {
+            for (std::size_t c = 0; c < channels; ++c) {
+                std::vector<T> window;
+                each_tap(pool.window, from, y, x, [&](std::size_t, std::size_t pixel) {
+                    window.push_back(values[pixel * channels + c]);
+                });
+                out.push_back(*std::max_element(window.begin(), window.end()));
+            }
+        }
+    }
+    return out;
+}
+
+template <typename T>
+std::vector<T> upsampled(const std::vector<T>& values, const Shape& from, const Shape& to) {
+    std::vector<T> out;
+    for (int y = 0; y < to.height; ++y) {
+        for (int x = 0; x < to.width; ++x) {
+            const long long row = 1LL * y * from.height / to.height;
+            const long long column = 1LL * x * from.width / to.width;
+            const auto pixel = values.begin() + (row * from.width + column) * to.channels;
+            out.insert(out.end(), pixel, pixel + to.channels);
+        }
+    }
+    return out;
+}
+
 // bias + sum of products, for every pixel and channel.
 template <typename Sum, typename Conv, typename At>
 std::vector<Sum> convolve(const Conv& conv, const Shape& from, const Shape& to, At at) {
@@ -441,9 +511,28 @@ class RealReference : public Reference<RealReference, Real> {
 
     Real run(const native::QuantizedConv&) { return {}; }  // of other networks
 
-    Real run(const native::Relu&) {
+    Real run(const native::Relu& relu) {
         Real out = input();
-        return finished(std::move(out), {0, kInfinity}, input().largest());
+        return finished(std::move(out), relu.clamp, input().largest());
+    }
+
+    // A share of two, as softmax has it.
+    Real run(const native::Sigmoid&) {
+        Real out = input();
+        for (double& value : out.values) value = 1 / (1 + std::exp(-value));
+        const double moved = input().error;
+        const double rounded = 16 * kEpsilon + kTiny;
+        out.error =
+            std::isfinite(moved) ? std::min(1.0, std::exp(std::min(moved, 1.0)) - 1) + rounded : moved;
+        return out;
+    }
+
+    Real run(const native::MaxPool& pool) {
+        return {pooled(pool, input().values, from().shape, to().shape), input().error};
+    }
+
+    Real run(const native::Upsample&) {
+        return {upsampled(input().values, from().shape, to().shape), input().error};
     }
 
     Real run(const native::Add& add) {
@@ -489,8 +578,10 @@ class RealReference : public Reference<RealReference, Real> {
     }
 
     static Real finished(Real out, const Clamp& clamp, double most) {
+        const double slope = clamp.slope;
         for (double& value : out.values)
-            value = std::min<double>(std::max<double>(value, clamp.low), clamp.high);
+            value = std::min<double>(std::max<double>({value, value * slope, clamp.low}), clamp.high);
+        if (slope != 1) out.error += kEpsilon * most + kTiny;
         // `most` on the way, the largest after a clamp to something huge.
         if (!(out.error + most + out.largest() < kTooLarge)) out.error = kInfinity;
         return out;
@@ -525,10 +616,30 @@ class StoredReference : public Reference<StoredReference<T>, Stored> {
         return out;
     }
 
-    Stored run(const native::Relu&) {
+    Stored run(const native::Relu& relu) {
         Stored out;
-        for (const int value : this->input()) out.push_back(stored(steps(value, 0), {0, kInfinity}));
+        for (const int value : this->input()) out.push_back(stored(steps(value, 0), relu.clamp));
         return out;
+    }
+
+    Stored run(const native::Sigmoid&) {
+        Stored out;
+        const Quantization& from = this->from().quantization;
+        for (const int value : this->input()) {
+            const double x = (value - from.zero_point) * static_cast<double>(from.scale);
+            const double above = std::exp(std::min(x, 0.0));
+            const auto share = static_cast<float>(above / (above + std::exp(std::min(-x, 0.0))));
+            out.push_back(stored(share / this->to().quantization.scale, {-kInfinity, kInfinity}));
+        }
+        return out;
+    }
+
+    Stored run(const native::MaxPool& pool) {
+        return pooled(pool, this->input(), this->from().shape, this->to().shape);
+    }
+
+    Stored run(const native::Upsample&) {
+        return upsampled(this->input(), this->from().shape, this->to().shape);
     }
 
     Stored run(const native::Add& add) {
@@ -584,6 +695,7 @@ class StoredReference : public Reference<StoredReference<T>, Stored> {
         };
         const float low = within(clamp.low / to.scale);
         const float high = within(clamp.high / to.scale);
+        steps = std::max(steps, steps * clamp.slope);
         return static_cast<int>(std::nearbyint(std::clamp(steps, low, high))) + to.zero_point;
     }
 };

@@ -14,6 +14,17 @@ std::vector<int> count_readers(const Network& network) {
     return readers;
 }
 
+// Whose rows each come from a few neighbouring ones of the first input.
+bool works_in_bands(const Operation& operation) {
+    return window_of(operation) != nullptr || std::holds_alternative<Upsample>(operation.op);
+}
+
+// Whether no row that it reads is read for two rows of its output by windows.
+bool reads_rows_once(const Operation& operation) {
+    const Window* window = window_of(operation);
+    return window == nullptr || (window->kernel_height - 1) * window->dilation_y < window->stride_y;
+}
+
 }  // namespace
 
 CacheSizes cache_sizes() {
@@ -33,10 +44,9 @@ std::vector<Chain> plan_chains(const Network& network, const CacheSizes& caches,
     const std::size_t large = threads == 1 ? caches.level2 / 8 : caches.level2;
     const auto continues = [&](const Operation& operation, const Operation& next) {
         const auto made = static_cast<std::size_t>(operation.output);
-        const Window* window = window_of(next);
-        if (window_of(operation) == nullptr || window == nullptr) return false;
+        if (!works_in_bands(operation) || !works_in_bands(next)) return false;
         if (next.inputs.front() != operation.output || readers[made] != 1) return false;
-        return window->taps() == 1 || network.values()[made].shape.values() * bytes > large;
+        return reads_rows_once(next) || network.values()[made].shape.values() * bytes > large;
     };
     const std::vector<Operation>& operations = network.operations();
     std::vector<Chain> chains;

@@ -20,9 +20,9 @@ struct CacheSizes {
 
 CacheSizes cache_sizes();
 
-// Depth-first execution pays where a value would otherwise go to memory and back. Behind a pointwise
-// convolution it is free. Behind a wider window every thread has to compute some rows of its neighbour's band
-// too, so there only values that are large for the cache are kept in the chain.
+// Depth-first execution pays where a value would otherwise go to memory and back. Where no row is read for
+// two rows of the output, as by a pointwise convolution, it is free. Else every thread has to compute some
+// rows of its neighbour's band too, so there only values that are large for the cache are kept in the chain.
 std::vector<Chain> plan_chains(const Network& network, const CacheSizes& caches, int threads);
 
 }  // namespace edgeface::native

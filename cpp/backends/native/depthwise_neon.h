@@ -28,10 +28,13 @@ struct NarrowRequantizer {
     explicit NarrowRequantizer(const Requantization& to)
         : zero_point(vdupq_n_s16(static_cast<std::int16_t>(to.zero_point))),
           low(vdupq_n_s8(static_cast<std::int8_t>(to.low + static_cast<float>(to.zero_point)))),
-          high(vdupq_n_s8(static_cast<std::int8_t>(to.high + static_cast<float>(to.zero_point)))) {}
+          high(vdupq_n_s8(static_cast<std::int8_t>(to.high + static_cast<float>(to.zero_point)))),
+          slope(Vec::broadcast(to.slope)),
+          is_bent(to.slope != 1) {}
 
-    static int16x4_t rounded(int32x4_t sums, float32x4_t multipliers) {
-        const Vec steps{vmulq_f32(vcvtq_f32_s32(sums), multipliers)};
+    int16x4_t rounded(int32x4_t sums, float32x4_t multipliers) const {
+        Vec steps{vmulq_f32(vcvtq_f32_s32(sums), multipliers)};
+        if (is_bent) steps = Vec::max(steps, Vec::multiply(steps, slope));
 #if defined(__aarch64__)
         return vqmovn_s32(Ints::rounded(steps).v);
 #else
@@ -55,6 +58,8 @@ struct NarrowRequantizer {
     int16x8_t zero_point;
     int8x16_t low;
     int8x16_t high;
+    Vec slope;
+    bool is_bent;
 };
 
 void depthwise_bytes_9(const QuantizedDepthwiseRun<std::int8_t>& run, int c) {

@@ -12,7 +12,7 @@
 namespace edgeface::native {
 
 // out[p][c] = clamp(bias[c] + sum over taps and channels), tap t of pixel p from inputs[t] + p * input_step
-// on.
+// on. Here and below clamp(x) = min(max(x, slope * x, low), high), with a slope above 0 and at most 1.
 struct ConvRun {
     const float* const* inputs;  // [tap]
     int taps;
@@ -25,6 +25,7 @@ struct ConvRun {
     std::ptrdiff_t output_step;
     float low;
     float high;
+    float slope;
 };
 
 // The same, channel by channel.
@@ -40,6 +41,7 @@ struct DepthwiseRun {
     std::ptrdiff_t output_step;
     float low;
     float high;
+    float slope;
 };
 
 // What turns a sum of products into an output: clamp(float(sum) * multiplier), rounded to the nearest, halves
@@ -48,6 +50,19 @@ struct Requantization {
     float low;
     float high;
     int zero_point;
+    float slope;
+};
+
+// out[p][c] = the largest of inputs[t][p * input_step + c] over the taps.
+template <typename T>
+struct MaxPoolRun {
+    const T* const* inputs;
+    int taps;
+    std::ptrdiff_t input_step;
+    T* output;
+    int pixels;
+    int channels;
+    std::ptrdiff_t output_step;
 };
 
 // As ConvRun, of int8 or uint8 values. Inputs are as QuantizedKernels::prepare left them; a tap may read up
@@ -126,6 +141,7 @@ struct QuantizedKernels {
     QuantizedConvKernels<T> wide;
     void (*depthwise)(const QuantizedDepthwiseRun<T>& run);
     void (*add)(const QuantizedAddRun<T>& run);
+    void (*max_pool)(const MaxPoolRun<T>& run);
 };
 
 struct Kernels {
@@ -134,9 +150,13 @@ struct Kernels {
     void (*conv)(const ConvRun& run);
     void (*depthwise)(const DepthwiseRun& run);
     // out[i] = clamp(a[i] + b[i]). `out` may be `a` or `b`.
-    void (*add)(const float* a, const float* b, float* out, std::size_t count, float low, float high);
+    void (*add)(const float* a, const float* b, float* out, std::size_t count, float low, float high,
+                float slope);
     // out[i] = clamp(in[i]). `out` may be `in`.
-    void (*clamp)(const float* in, float* out, std::size_t count, float low, float high);
+    void (*clamp)(const float* in, float* out, std::size_t count, float low, float high, float slope);
+    void (*max_pool)(const MaxPoolRun<float>& run);
+    // out[i] = 1 / (1 + e^-in[i]). `out` may be `in`.
+    void (*sigmoid)(const float* in, float* out, std::size_t count);
     // Of `count` pairs of values: out = softmax(in). `out` may be `in`.
     void (*softmax_pairs)(const float* in, float* out, std::size_t count);
     QuantizedKernels<std::int8_t> int8;

@@ -139,9 +139,11 @@ constexpr Kernels kKernels = {"avx2",
                               depthwise,
                               add,
                               clamp,
+                              max_pool,
+                              sigmoid,
                               softmax_pairs,
-                              {kInt8, kInt8, quantized_depthwise, quantized_add},
-                              {kUint8, kUint8, quantized_depthwise, quantized_add}};
+                              {kInt8, kInt8, quantized_depthwise, quantized_add, max_pool},
+                              {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace
 

@@ -261,17 +261,20 @@ void depthwise_quads(const QuantizedDepthwiseRun<T>& run) {
     quantized_depthwise_from(run, c);
 }
 
-constexpr Kernels kKernels = {"avx512vnni",
-                              kTileChannels,
-                              conv,
-                              depthwise,
-                              add,
-                              clamp,
-                              softmax_pairs,
-                              {conv_kernels<Quads<kSignBit>, std::int8_t>(add_offset),
-                               conv_kernels<Pairs, std::int8_t>(widen), depthwise_quads, quantized_add},
-                              {conv_kernels<Quads<0>, std::uint8_t>(nullptr),
-                               conv_kernels<Pairs, std::uint8_t>(widen), depthwise_quads, quantized_add}};
+constexpr Kernels kKernels = {
+    "avx512vnni",
+    kTileChannels,
+    conv,
+    depthwise,
+    add,
+    clamp,
+    max_pool,
+    sigmoid,
+    softmax_pairs,
+    {conv_kernels<Quads<kSignBit>, std::int8_t>(add_offset), conv_kernels<Pairs, std::int8_t>(widen),
+     depthwise_quads, quantized_add, max_pool},
+    {conv_kernels<Quads<0>, std::uint8_t>(nullptr), conv_kernels<Pairs, std::uint8_t>(widen), depthwise_quads,
+     quantized_add, max_pool}};
 
 }  // namespace
 

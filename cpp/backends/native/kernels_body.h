@@ -26,6 +26,36 @@ constexpr int kUnrolled = 4;  // channels, or groups of them, that Four holds
 #define EDGEFACE_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// An activation in registers. Few networks have a slope, and only they pay for it.
+struct Clamped {
+    Clamped(float lowest, float highest, float slope_below)
+        : low(Vec::broadcast(lowest)),
+          high(Vec::broadcast(highest)),
+          slope(Vec::broadcast(slope_below)),
+          is_bent(slope_below != 1) {}
+
+    __attribute__((always_inline)) Vec bent(Vec x) const {
+        return is_bent ? Vec::max(x, Vec::multiply(x, slope)) : x;
+    }
+
+    __attribute__((always_inline)) Vec operator()(Vec x) const {
+        return Vec::min(Vec::max(bent(x), low), high);
+    }
+
+    Vec low;
+    Vec high;
+    Vec slope;
+    bool is_bent;
+};
+
+// The same for one value.
+inline float clamped(float x, float low, float high, float slope) {
+    const float below = x * slope;
+    x = x > below ? x : below;
+    x = x > low ? x : low;
+    return x < high ? x : high;
+}
+
 // A tile's sums: kPixels pixels x kVectors vectors of channels.
 template <int kPixels, int kVectors>
 struct ConvTile {
@@ -99,8 +129,7 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
             tile.add_four(weights, input + c, step);
         for (; c < inputs; ++c, weights += kTileChannels) tile.add_one(weights, input + c, step);
     }
-    const Vec low = Vec::broadcast(run.low);
-    const Vec high = Vec::broadcast(run.high);
+    const Clamped to(run.low, run.high, run.slope);
     const std::ptrdiff_t output_step = run.output_step;
     float* output = run.output + pixel * output_step + first;
     EDGEFACE_UNROLL
@@ -108,7 +137,7 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
             const int at = v * Vec::lanes;
-            store(Vec::min(Vec::max(tile.sums[p][v], low), high), output + at, channels - at);
+            store(to(tile.sums[p][v]), output + at, channels - at);
         }
         output += output_step;
     }
@@ -180,12 +209,11 @@ void depthwise_3x3_tile(const DepthwiseRun& run, const Vec* weights, Vec bias, i
             }
         }
     }
-    const Vec low = Vec::broadcast(run.low);
-    const Vec high = Vec::broadcast(run.high);
+    const Clamped to(run.low, run.high, run.slope);
     float* output = run.output + pixel * run.output_step + c;
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-        Vec::min(Vec::max(sums[p], low), high).store(output);
+        to(sums[p]).store(output);
         output += run.output_step;
     }
 }
@@ -204,8 +232,7 @@ void depthwise_3x3(const DepthwiseRun& run, int c) {
 }
 
 void depthwise_vector(const DepthwiseRun& run, int c) {
-    const Vec low = Vec::broadcast(run.low);
-    const Vec high = Vec::broadcast(run.high);
+    const Clamped to(run.low, run.high, run.slope);
     for (int p = 0; p < run.pixels; ++p) {
         const float* weights = run.weights + c;
         Vec sum = Vec::load(weights);
@@ -213,7 +240,7 @@ void depthwise_vector(const DepthwiseRun& run, int c) {
             weights += run.channels;
             sum = Vec::fused(Vec::load(run.inputs[tap] + p * run.input_step + c), Vec::load(weights), sum);
         }
-        Vec::min(Vec::max(sum, low), high).store(run.output + p * run.output_step + c);
+        to(sum).store(run.output + p * run.output_step + c);
     }
 }
 
@@ -224,8 +251,7 @@ void depthwise_channel(const DepthwiseRun& run, int c) {
             const float weight = run.weights[static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c];
             sum += run.inputs[tap][p * run.input_step + c] * weight;
         }
-        sum = sum > run.low ? sum : run.low;
-        run.output[p * run.output_step + c] = sum < run.high ? sum : run.high;
+        run.output[p * run.output_step + c] = clamped(sum, run.low, run.high, run.slope);
     }
 }
 
@@ -244,31 +270,47 @@ void depthwise(const DepthwiseRun& run) {
     for (; c < run.channels; ++c) depthwise_channel(run, c);
 }
 
-void add(const float* a, const float* b, float* out, std::size_t count, float low, float high) {
-    const Vec lowest = Vec::broadcast(low);
-    const Vec highest = Vec::broadcast(high);
+void add(const float* a, const float* b, float* out, std::size_t count, float low, float high, float slope) {
+    const Clamped to(low, high, slope);
     std::size_t i = 0;
     for (; i + Vec::lanes <= count; i += Vec::lanes) {
-        const Vec sum = Vec::add(Vec::load(a + i), Vec::load(b + i));
-        Vec::min(Vec::max(sum, lowest), highest).store(out + i);
+        to(Vec::add(Vec::load(a + i), Vec::load(b + i))).store(out + i);
     }
-    for (; i < count; ++i) {
-        float sum = a[i] + b[i];
-        sum = sum > low ? sum : low;
-        out[i] = sum < high ? sum : high;
-    }
+    for (; i < count; ++i) out[i] = clamped(a[i] + b[i], low, high, slope);
 }
 
-void clamp(const float* in, float* out, std::size_t count, float low, float high) {
-    const Vec lowest = Vec::broadcast(low);
-    const Vec highest = Vec::broadcast(high);
+void clamp(const float* in, float* out, std::size_t count, float low, float high, float slope) {
+    const Clamped to(low, high, slope);
     std::size_t i = 0;
-    for (; i + Vec::lanes <= count; i += Vec::lanes) {
-        Vec::min(Vec::max(Vec::load(in + i), lowest), highest).store(out + i);
-    }
-    for (; i < count; ++i) {
-        const float value = in[i] > low ? in[i] : low;
-        out[i] = value < high ? value : high;
+    for (; i + Vec::lanes <= count; i += Vec::lanes) to(Vec::load(in + i)).store(out + i);
+    for (; i < count; ++i) out[i] = clamped(in[i], low, high, slope);
+}
+
+// Compilers make vectors of this by themselves.
+template <typename T>
+void max_pool(const MaxPoolRun<T>& run) {
+    constexpr int kStretch = 16;  // bytes of a NEON register
+    for (int p = 0; p < run.pixels; ++p) {
+        const std::ptrdiff_t at = p * run.input_step;
+        T* output = run.output + p * run.output_step;
+        int c = 0;
+        for (; c + kStretch <= run.channels; c += kStretch) {
+            T largest[kStretch];
+            __builtin_memcpy(largest, run.inputs[0] + at + c, sizeof(largest));
+            for (int tap = 1; tap < run.taps; ++tap) {
+                const T* input = run.inputs[tap] + at + c;
+                for (int i = 0; i < kStretch; ++i) largest[i] = input[i] > largest[i] ? input[i] : largest[i];
+            }
+            __builtin_memcpy(output + c, largest, sizeof(largest));
+        }
+        for (; c < run.channels; ++c) {
+            T largest = run.inputs[0][at + c];
+            for (int tap = 1; tap < run.taps; ++tap) {
+                const T value = run.inputs[tap][at + c];
+                largest = value > largest ? value : largest;
+            }
+            output[c] = largest;
+        }
     }
 }
 
@@ -311,22 +353,39 @@ void softmax_pairs(const float* in, float* out, std::size_t count) {
     __builtin_memcpy(out + 2 * i, rest, 2 * (count - i) * sizeof(float));
 }
 
+// e^min(x, 0) / (e^min(x, 0) + e^min(-x, 0)), of which one is e^0.
+Vec sigmoid_of(Vec x) {
+    const Vec zero = Vec::broadcast(0);
+    const Vec a = exponential(Vec::min(x, zero));
+    const Vec b = exponential(Vec::min(Vec::subtract(zero, x), zero));
+    return Vec::divide(a, Vec::add(a, b));
+}
+
+void sigmoid(const float* in, float* out, std::size_t count) {
+    std::size_t i = 0;
+    for (; i + Vec::lanes <= count; i += Vec::lanes) sigmoid_of(Vec::load(in + i)).store(out + i);
+    if (i == count) return;
+    float rest[Vec::lanes] = {};
+    __builtin_memcpy(rest, in + i, (count - i) * sizeof(float));
+    sigmoid_of(Vec::load(rest)).store(rest);
+    __builtin_memcpy(out + i, rest, (count - i) * sizeof(float));
+}
+
 // Requantization in registers: memory that bytes are written to may be anything, so nothing is read again.
 struct Requantizer {
     explicit Requantizer(const Requantization& to)
-        : low(Vec::broadcast(to.low)),
-          high(Vec::broadcast(to.high)),
+        : clamped(to.low, to.high, to.slope),
           zero_point(Ints::broadcast(to.zero_point)) {}
 
     // But for the lower bound, and without the zero point.
     Ints narrowed(Ints sums, Vec multipliers) const {
-        return Ints::rounded(Vec::min(Vec::multiply(Ints::to_floats(sums), multipliers), high));
+        const Vec steps = clamped.bent(Vec::multiply(Ints::to_floats(sums), multipliers));
+        return Ints::rounded(Vec::min(steps, clamped.high));
     }
 
     template <typename T>
     void store(Vec steps, T* out, int count) const {
-        const Vec clamped = Vec::min(Vec::max(steps, low), high);
-        const Ints values = Ints::add(Ints::rounded(clamped), zero_point);
+        const Ints values = Ints::add(Ints::rounded(clamped(steps)), zero_point);
         auto* bytes = reinterpret_cast<std::uint8_t*>(out);
         if (count >= Ints::lanes) return values.store_bytes(bytes);
         if (count > 0) values.store_first_bytes(count, bytes);
@@ -337,8 +396,7 @@ struct Requantizer {
         store(Vec::multiply(Ints::to_floats(sums), multipliers), out, count);
     }
 
-    Vec low;
-    Vec high;
+    Clamped clamped;
     Ints zero_point;
 };
 

@@ -129,15 +129,18 @@ void conv_bytes(const QuantizedConvRun<std::int8_t>& run) {
 constexpr QuantizedConvKernels<std::int8_t> kWide = conv_kernels<Singles, std::int8_t>(widen);
 constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Singles, std::uint8_t>(widen);
 
-constexpr Kernels kKernels = {"neon",
-                              kTileChannels,
-                              conv,
-                              depthwise,
-                              add,
-                              clamp,
-                              softmax_pairs,
-                              {{kBytesLayout, nullptr, conv_bytes}, kWide, depthwise_bytes, quantized_add},
-                              {kUint8, kUint8, quantized_depthwise, quantized_add}};
+constexpr Kernels kKernels = {
+    "neon",
+    kTileChannels,
+    conv,
+    depthwise,
+    add,
+    clamp,
+    max_pool,
+    sigmoid,
+    softmax_pairs,
+    {{kBytesLayout, nullptr, conv_bytes}, kWide, depthwise_bytes, quantized_add, max_pool},
+    {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace
 

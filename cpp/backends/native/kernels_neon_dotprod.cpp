@@ -40,16 +40,19 @@ struct Quads {
 
 constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Singles, std::uint8_t>(widen);
 
-constexpr Kernels kKernels = {"neon_dotprod",
-                              kTileChannels,
-                              conv,
-                              depthwise,
-                              add,
-                              clamp,
-                              softmax_pairs,
-                              {conv_kernels<Quads, std::int8_t>(nullptr),
-                               conv_kernels<Singles, std::int8_t>(widen), depthwise_bytes, quantized_add},
-                              {kUint8, kUint8, quantized_depthwise, quantized_add}};
+constexpr Kernels kKernels = {
+    "neon_dotprod",
+    kTileChannels,
+    conv,
+    depthwise,
+    add,
+    clamp,
+    max_pool,
+    sigmoid,
+    softmax_pairs,
+    {conv_kernels<Quads, std::int8_t>(nullptr), conv_kernels<Singles, std::int8_t>(widen), depthwise_bytes,
+     quantized_add, max_pool},
+    {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace
 

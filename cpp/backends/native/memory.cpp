@@ -124,6 +124,7 @@ class Placer {
                                   std::ptrdiff_t{from.channels} * from.width, 0, output.overwritten});
             }
         } else if (std::holds_alternative<Relu>(operation.op) ||
+                   std::holds_alternative<Sigmoid>(operation.op) ||
                    std::holds_alternative<Softmax>(operation.op)) {
             // In place: every value is read before it is written, so scales may differ.
             Place same = output;
@@ -203,10 +204,9 @@ class Placer {
 std::vector<int> plan_margins(const Network& network) {
     std::vector<int> margins(network.values().size());
     for (const Operation& operation : network.operations()) {
-        const Window* window = window_of(operation);
-        if (window == nullptr) continue;
+        if (!reads_margins(operation)) continue;
         const std::size_t input = index(operation.inputs.front());
-        const std::int64_t reach = reach_beyond(*window, network.values()[input].shape,
+        const std::int64_t reach = reach_beyond(*window_of(operation), network.values()[input].shape,
                                                 network.values()[index(operation.output)].shape);
         margins[input] = std::max(margins[input], static_cast<int>(reach));
     }

@@ -29,6 +29,7 @@ void check_shape(const std::string& name, const Shape& shape) {
 // Not so for NaN.
 void check_clamp(const std::string& name, const Clamp& clamp) {
     require(clamp.low <= clamp.high, name, "the activation's bounds are not in order");
+    require(clamp.slope > 0 && clamp.slope <= 1, name, "the activation's slope is not within 0 and 1");
 }
 
 bool reaches_too_far(int kernel, int stride, int dilation, int pad) {
@@ -117,7 +118,12 @@ std::int64_t reach_beyond(const Window& window, const Shape& input, const Shape&
 const Window* window_of(const Operation& operation) {
     if (const auto* conv = std::get_if<Conv>(&operation.op)) return &conv->window;
     if (const auto* conv = std::get_if<QuantizedConv>(&operation.op)) return &conv->window;
+    if (const auto* pool = std::get_if<MaxPool>(&operation.op)) return &pool->window;
     return nullptr;
+}
+
+bool reads_margins(const Operation& operation) {
+    return window_of(operation) != nullptr && !std::holds_alternative<MaxPool>(operation.op);
 }
 
 Network::Network(Shape input, DataType type, Quantization quantization)
@@ -137,7 +143,8 @@ int Network::append(Operation operation, const Value& output) {
     check_shape(operation.name, output.shape);
     require(fits_type(output.quantization, type_), operation.name, "bad scale or zero point");
     const bool rescales = !std::holds_alternative<QuantizedConv>(operation.op) &&
-                          !std::holds_alternative<Softmax>(operation.op);
+                          !std::holds_alternative<Softmax>(operation.op) &&
+                          !std::holds_alternative<Sigmoid>(operation.op);
     for (const int input : operation.inputs) {
         require(!rescales || reaches(value(input).quantization.scale, output.quantization.scale),
                 operation.name, "the scales are too far apart");
@@ -168,8 +175,29 @@ int Network::conv(const std::string& name, int data, QuantizedConv conv, const V
     return append({std::move(conv), name, {data}}, output);
 }
 
-int Network::relu(const std::string& name, int data, Quantization output) {
-    return append({Relu{}, name, {data}}, {value(data).shape, output});
+int Network::relu(const std::string& name, int data, Clamp clamp, Quantization output) {
+    check_clamp(name, clamp);
+    return append({Relu{clamp}, name, {data}}, {value(data).shape, output});
+}
+
+int Network::sigmoid(const std::string& name, int data, Quantization output) {
+    return append({Sigmoid{}, name, {data}}, {value(data).shape, output});
+}
+
+int Network::max_pool(const std::string& name, int data, const Window& window, int height, int width) {
+    const Value from = value(data);
+    const Shape to{height, width, from.shape.channels};
+    check_shape(name, to);
+    check_window(name, window, from.shape, to);
+    require(window.dilation_y == 1 && window.dilation_x == 1, name, "a dilated pool");
+    require(window.pad_top < window.kernel_height && window.pad_left < window.kernel_width, name,
+            "the first window is empty");
+    return append({MaxPool{window}, name, {data}}, {to, from.quantization});
+}
+
+int Network::upsample(const std::string& name, int data, int height, int width) {
+    const Value from = value(data);
+    return append({Upsample{}, name, {data}}, {{height, width, from.shape.channels}, from.quantization});
 }
 
 int Network::add(const std::string& name, int a, int b, Clamp clamp, Quantization output) {

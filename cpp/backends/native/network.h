@@ -28,10 +28,12 @@ struct Shape {
     }
 };
 
-// Bounds of an activation that clamps, in real numbers: relu is [0, inf).
+// An activation: x where it is positive and slope * x elsewhere, then bounds, all in real numbers. relu is
+// [0, inf); leaky relu has a slope and no bounds.
 struct Clamp {
     float low = 0;
     float high = 0;
+    float slope = 1;  // above 0, at most 1
 };
 
 struct Window {
@@ -65,8 +67,8 @@ struct Conv {
 // The same for quantised values, in integers up to the last step. With the input's zero point z, per output
 // channel:
 //   sum = bias + sum over taps and channels of (input - z) * weight          exact, in 32 bits
-//   steps = clamp(float(sum) * multiplier), multiplier = fl(fl(input scale * weight_scale) / output scale)
-//   output = round(steps) + output zero point, to the nearest, halves to even
+//   steps = float(sum) * multiplier, multiplier = fl(fl(input scale * weight_scale) / output scale)
+//   output = round(clamp(max(steps, fl(steps * slope)))) + output zero point, to the nearest, halves to even
 // Every step is one IEEE operation in single precision or an integer one: the same on every CPU.
 struct QuantizedConv {
     Window window;
@@ -77,7 +79,20 @@ struct QuantizedConv {
     std::vector<float> weight_scale;   // by output channel
 };
 
-struct Relu {};
+// The activation alone.
+struct Relu {
+    Clamp clamp;
+};
+
+struct Sigmoid {};
+
+// The largest value that each window finds on the image, channel by channel.
+struct MaxPool {
+    Window window;
+};
+
+// Another height and width: row y is row floor(y * input height / height), columns alike.
+struct Upsample {};
 
 struct Add {
     Clamp clamp;
@@ -95,14 +110,17 @@ struct View {};
 struct Softmax {};  // over the channels
 
 struct Operation {
-    std::variant<Conv, QuantizedConv, Relu, Add, Concat, View, Softmax> op;
+    std::variant<Conv, QuantizedConv, Relu, Sigmoid, MaxPool, Upsample, Add, Concat, View, Softmax> op;
     std::string name;
     std::vector<int> inputs;
     int output = 0;
 };
 
-// Of a convolution; null for other operations.
+// Of a convolution or of max pooling; null for other operations.
 const Window* window_of(const Operation& operation);
+
+// Whether a window's taps may lie outside the image, in margins of zeros.
+bool reads_margins(const Operation& operation);
 
 struct Value {
     Shape shape;
@@ -117,7 +135,11 @@ class Network {
 
     int conv(const std::string& name, int data, Conv conv, Shape output);
     int conv(const std::string& name, int data, QuantizedConv conv, const Value& output);
-    int relu(const std::string& name, int data, Quantization output);
+    int relu(const std::string& name, int data, Clamp clamp, Quantization output);
+    int sigmoid(const std::string& name, int data, Quantization output);
+    // Both keep the scale.
+    int max_pool(const std::string& name, int data, const Window& window, int height, int width);
+    int upsample(const std::string& name, int data, int height, int width);
     int add(const std::string& name, int a, int b, Clamp clamp, Quantization output);
     int concat(const std::string& name, std::vector<int> values, Axis axis, Quantization output);
     int rows(const std::string& name, int data, int columns);

@@ -100,15 +100,41 @@ class PlanBuilder {
                kind(conv.groups));
     }
 
-    void build(const Relu&) {
+    void build(const Relu& relu) {
         switch (type_) {
             case DataType::float32:
-                return append(make_relu(kernels_), "relu");
+                return append(make_relu(relu, kernels_), "relu");
             case DataType::int8:
-                return append(make_quantized_relu<std::int8_t>(kernels_, input(0), output()), "relu");
+                return append(make_quantized_relu<std::int8_t>(relu, kernels_, input(0), output()), "relu");
             case DataType::uint8:
-                return append(make_quantized_relu<std::uint8_t>(kernels_, input(0), output()), "relu");
+                return append(make_quantized_relu<std::uint8_t>(relu, kernels_, input(0), output()), "relu");
         }
+    }
+
+    void build(const Sigmoid&) {
+        switch (type_) {
+            case DataType::float32:
+                return append(make_sigmoid(kernels_), "sigmoid");
+            case DataType::int8:
+                return append(make_quantized_sigmoid<std::int8_t>(input(0), output()), "sigmoid");
+            case DataType::uint8:
+                return append(make_quantized_sigmoid<std::uint8_t>(input(0), output()), "sigmoid");
+        }
+    }
+
+    void build(const MaxPool& pool) {
+        switch (type_) {
+            case DataType::float32:
+                return append(make_max_pool<float>(pool, kernels_, input(0)), "max_pool");
+            case DataType::int8:
+                return append(make_max_pool<std::int8_t>(pool, kernels_, input(0)), "max_pool");
+            case DataType::uint8:
+                return append(make_max_pool<std::uint8_t>(pool, kernels_, input(0)), "max_pool");
+        }
+    }
+
+    void build(const Upsample&) {
+        append(make_upsample(input(0), output(), static_cast<int>(bytes_of(type_))), "upsample");
     }
 
     void build(const Add& add) {
@@ -241,8 +267,7 @@ void Plan::hire(std::vector<Image> images) {
                 alone ? shape.height : std::min(shape.height, ceil_divide(kPiecePixels, shape.width));
             infos_[size_of(i)].chain = static_cast<int>(number);
             if (i > chain.first) {
-                const Rows read = stage.step->reads({0, stage.piece});
-                add_ring(stages_[size_of(i - 1)].output, read.end - read.begin);
+                add_ring(stages_[size_of(i - 1)].output, stage.step->span(stage.piece));
             }
         }
     }

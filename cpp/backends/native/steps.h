@@ -94,6 +94,11 @@ class Step {
                      std::byte* scratch) const = 0;
     // The rows of its only input that rows of the output need; some may lie outside.
     virtual Rows reads(Rows rows) const { return rows; }
+    // How many rows those are at most, for so many rows of the output wherever they are.
+    virtual int span(int rows) const {
+        const Rows read = reads({0, rows});
+        return read.end - read.begin;
+    }
     // Bytes that run() needs, for every thread its own.
     virtual std::size_t scratch() const { return 0; }
 
@@ -164,10 +169,16 @@ inline bool is_depthwise(int groups, const Image& input, const Image& output) {
 std::unique_ptr<Step> make_conv(const Conv& conv, const Kernels& kernels, const Image& input,
                                 const Image& output);
 std::unique_ptr<Step> make_add(const Add& add, const Kernels& kernels);
-std::unique_ptr<Step> make_relu(const Kernels& kernels);
+std::unique_ptr<Step> make_relu(const Relu& relu, const Kernels& kernels);
+std::unique_ptr<Step> make_sigmoid(const Kernels& kernels);
 std::unique_ptr<Step> make_softmax(const Kernels& kernels);
 // The same values in the same order: what Concat and View come to where memory could not be shared.
 std::unique_ptr<Step> make_copy();
+
+// For every type: they only choose among values.
+template <typename T>
+std::unique_ptr<Step> make_max_pool(const MaxPool& pool, const Kernels& kernels, const Image& input);
+std::unique_ptr<Step> make_upsample(const Image& input, const Image& output, int bytes_of_value);
 
 // For T = std::int8_t and std::uint8_t.
 template <typename T>
@@ -177,7 +188,10 @@ template <typename T>
 std::unique_ptr<Step> make_quantized_add(const Add& add, const Kernels& kernels, const Image& a,
                                          const Image& b, const Image& output);
 template <typename T>
-std::unique_ptr<Step> make_quantized_relu(const Kernels& kernels, const Image& input, const Image& output);
+std::unique_ptr<Step> make_quantized_relu(const Relu& relu, const Kernels& kernels, const Image& input,
+                                          const Image& output);
+template <typename T>
+std::unique_ptr<Step> make_quantized_sigmoid(const Image& input, const Image& output);
 template <typename T>
 std::unique_ptr<Step> make_quantized_softmax(const Image& input, const Image& output);
 template <typename T>

@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 
 #include "steps.h"
 
@@ -70,7 +69,7 @@ class ConvStep : public WindowStep<float> {
         for (const std::vector<float>& packed : packed_) {
             kernel_({taps, count, folds_ ? in_channels_ * window().kernel_width : in_channels_,
                      input_step(input), packed.data(), out, pixels, out_channels_, output.stride, clamp_.low,
-                     clamp_.high});
+                     clamp_.high, clamp_.slope});
             for (int i = 0; i < count; ++i) taps[i] += in_channels_;
             out += out_channels_;
         }
@@ -106,7 +105,7 @@ class DepthwiseStep : public WindowStep<float> {
                 taps[i] = tap_row(input, y, i / columns) + i % columns * column_step(input);
             kernel_({taps, window().taps(), input_step(input), columns == 3 ? column_step(input) : 0,
                      weights_.data(), row<float>(output, y), output.shape.width, channels(), output.stride,
-                     clamp_.low, clamp_.high});
+                     clamp_.low, clamp_.high, clamp_.slope});
         }
     }
 
@@ -127,30 +126,48 @@ class AddStep : public Step {
         const Image& b = *inputs[1];
         for_each_stretch({&output, &a, &b}, rows, [&](int y, int x, int count) {
             kernel_(pixel<const float>(a, y, x), pixel<const float>(b, y, x), pixel<float>(output, y, x),
-                    size_of(count), clamp_.low, clamp_.high);
+                    size_of(count), clamp_.low, clamp_.high, clamp_.slope);
         });
     }
 
   private:
-    void (*kernel_)(const float*, const float*, float*, std::size_t, float, float);
+    void (*kernel_)(const float*, const float*, float*, std::size_t, float, float, float);
     Clamp clamp_;
 };
 
 class ReluStep : public Step {
   public:
-    explicit ReluStep(const Kernels& kernels)
-        : kernel_(kernels.clamp) {}
+    ReluStep(const Relu& relu, const Kernels& kernels)
+        : kernel_(kernels.clamp),
+          clamp_(relu.clamp) {}
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
         const Image& input = *inputs[0];
         for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
-            kernel_(pixel<const float>(input, y, x), pixel<float>(output, y, x), size_of(count), 0,
-                    std::numeric_limits<float>::infinity());
+            kernel_(pixel<const float>(input, y, x), pixel<float>(output, y, x), size_of(count), clamp_.low,
+                    clamp_.high, clamp_.slope);
         });
     }
 
   private:
-    void (*kernel_)(const float*, float*, std::size_t, float, float);
+    void (*kernel_)(const float*, float*, std::size_t, float, float, float);
+    Clamp clamp_;
+};
+
+class SigmoidStep : public Step {
+  public:
+    explicit SigmoidStep(const Kernels& kernels)
+        : kernel_(kernels.sigmoid) {}
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            kernel_(pixel<const float>(input, y, x), pixel<float>(output, y, x), size_of(count));
+        });
+    }
+
+  private:
+    void (*kernel_)(const float*, float*, std::size_t);
 };
 
 // Less the largest, so that no exp() overflows.
@@ -209,7 +226,11 @@ std::unique_ptr<Step> make_add(const Add& add, const Kernels& kernels) {
     return std::make_unique<AddStep>(add, kernels);
 }
 
-std::unique_ptr<Step> make_relu(const Kernels& kernels) { return std::make_unique<ReluStep>(kernels); }
+std::unique_ptr<Step> make_relu(const Relu& relu, const Kernels& kernels) {
+    return std::make_unique<ReluStep>(relu, kernels);
+}
+
+std::unique_ptr<Step> make_sigmoid(const Kernels& kernels) { return std::make_unique<SigmoidStep>(kernels); }
 
 std::unique_ptr<Step> make_softmax(const Kernels& kernels) { return std::make_unique<SoftmaxStep>(kernels); }
 

@@ -35,18 +35,18 @@ Requantization requantization(const Clamp& clamp, const Quantization& to) {
     const auto high = static_cast<float>(Range<T>::high - to.zero_point);
     const float least = std::clamp(clamp.low / to.scale, low, high);
     const float most = std::clamp(clamp.high / to.scale, low, high);
-    return {std::nearbyint(least), std::nearbyint(most), to.zero_point};
+    return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope};
 }
 
 // Steps of the output -> stored value, as the kernels do it.
 template <typename T>
 T stored(float steps, const Requantization& to) {
-    return static_cast<T>(static_cast<int>(std::nearbyint(std::clamp(steps, to.low, to.high))) +
+    const float bent = std::max(steps, steps * to.slope);
+    return static_cast<T>(static_cast<int>(std::nearbyint(std::clamp(bent, to.low, to.high))) +
                           to.zero_point);
 }
 
 constexpr Clamp kEverything{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
-constexpr Clamp kPositive{0, std::numeric_limits<float>::infinity()};
 
 template <typename T>
 const QuantizedKernels<T>& kernels_for(const Kernels& kernels) {
@@ -393,6 +393,39 @@ class SoftmaxStep : public Step {
     std::array<std::array<T, 2>, 511> pairs_{};  // by the difference of two channels
 };
 
+// One of 256 results: 1 / (1 + e^-x) in double, rounded to a float; steps = fl(it / scale).
+template <typename T>
+class SigmoidStep : public Step {
+  public:
+    SigmoidStep(const Image& input, const Image& output) {
+        const Requantization to = requantization<T>(kEverything, output.quantization);
+        for (int value = kLowest; value <= std::numeric_limits<T>::max(); ++value) {
+            const double x =
+                (value - input.quantization.zero_point) * static_cast<double>(input.quantization.scale);
+            const double above = bounded_exponential(x);
+            const auto share = static_cast<float>(above / (above + bounded_exponential(-x)));
+            table_[size_of(value - kLowest)] = stored<T>(share / output.quantization.scale, to);
+        }
+    }
+
+    void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
+        const Image& input = *inputs[0];
+        for_each_stretch({&output, &input}, rows, [&](int y, int x, int count) {
+            const T* in = pixel<const T>(input, y, x);
+            std::transform(in, in + count, pixel<T>(output, y, x),
+                           [&](T value) { return table_[size_of(value - kLowest)]; });
+        });
+    }
+
+  private:
+    static constexpr int kLowest = std::numeric_limits<T>::min();
+
+    // e^min(x, 0); below e^-750 a double is 0.
+    static double bounded_exponential(double x) { return exponential(std::clamp(x, -750.0, 0.0)); }
+
+    std::array<T, 256> table_{};
+};
+
 }  // namespace
 
 template <typename T>
@@ -411,8 +444,14 @@ std::unique_ptr<Step> make_quantized_add(const Add& add, const Kernels& kernels,
 }
 
 template <typename T>
-std::unique_ptr<Step> make_quantized_relu(const Kernels& kernels, const Image& input, const Image& output) {
-    return std::make_unique<MapStep<T>>(kPositive, kernels, input, output);
+std::unique_ptr<Step> make_quantized_relu(const Relu& relu, const Kernels& kernels, const Image& input,
+                                          const Image& output) {
+    return std::make_unique<MapStep<T>>(relu.clamp, kernels, input, output);
+}
+
+template <typename T>
+std::unique_ptr<Step> make_quantized_sigmoid(const Image& input, const Image& output) {
+    return std::make_unique<SigmoidStep<T>>(input, output);
 }
 
 template <typename T>
@@ -425,13 +464,15 @@ std::unique_ptr<Step> make_quantized_copy(const Kernels& kernels, const Image& i
     return std::make_unique<MapStep<T>>(kEverything, kernels, input, output);
 }
 
-#define EDGEFACE_INSTANTIATE(T)                                                                        \
-    template std::unique_ptr<Step> make_quantized_conv<T>(const QuantizedConv&, const Kernels&,        \
-                                                          const Image&, const Image&);                 \
-    template std::unique_ptr<Step> make_quantized_add<T>(const Add&, const Kernels&, const Image&,     \
-                                                         const Image&, const Image&);                  \
-    template std::unique_ptr<Step> make_quantized_relu<T>(const Kernels&, const Image&, const Image&); \
-    template std::unique_ptr<Step> make_quantized_softmax<T>(const Image&, const Image&);              \
+#define EDGEFACE_INSTANTIATE(T)                                                                      \
+    template std::unique_ptr<Step> make_quantized_conv<T>(const QuantizedConv&, const Kernels&,      \
+                                                          const Image&, const Image&);               \
+    template std::unique_ptr<Step> make_quantized_add<T>(const Add&, const Kernels&, const Image&,   \
+                                                         const Image&, const Image&);                \
+    template std::unique_ptr<Step> make_quantized_relu<T>(const Relu&, const Kernels&, const Image&, \
+                                                          const Image&);                             \
+    template std::unique_ptr<Step> make_quantized_sigmoid<T>(const Image&, const Image&);            \
+    template std::unique_ptr<Step> make_quantized_softmax<T>(const Image&, const Image&);            \
     template std::unique_ptr<Step> make_quantized_copy<T>(const Kernels&, const Image&, const Image&);
 
 EDGEFACE_INSTANTIATE(std::int8_t)

@@ -15,7 +15,22 @@ import numpy as np
 
 from .. import _core
 from ..errors import BackendError
-from ..graph import FLOAT32, Add, Concat, Conv, Graph, Node, Relu, Reshape, Softmax, Transpose
+from ..graph import (
+    FLOAT32,
+    Add,
+    Concat,
+    Conv,
+    Graph,
+    LeakyRelu,
+    MaxPool,
+    Node,
+    Relu,
+    Reshape,
+    Sigmoid,
+    Softmax,
+    Transpose,
+    Upsample,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +39,13 @@ if TYPE_CHECKING:
 
 NAME = "native"
 
-_CLAMP = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+# The least and the largest value of an activation, by its name.
+_BOUNDS = {
+    "none": (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "leaky_relu": (-math.inf, math.inf),
+}
 
 
 def unavailable() -> str | None:
@@ -119,8 +140,6 @@ class _Lowering:
         dtype = self.graph.tensors[node.output].dtype
         if dtype != self.graph.tensors[self.graph.input].dtype:
             raise _unsupported(node, f"it makes {dtype} from another type")
-        if type(node.op) not in _RULES:
-            raise _unsupported(node, "no kernel for it yet")
         try:
             self.values[node.output] = _RULES[type(node.op)](self, node)
         except ValueError as error:  # the core's own checks
@@ -168,25 +187,29 @@ def _unsupported(node: Node, why: str) -> BackendError:
     return BackendError(f"it has no way to run {node.kind} '{node.name}': {why}")
 
 
-def _clamp(node: Node, activation: str) -> tuple[float, float]:
-    if activation not in _CLAMP:
-        raise _unsupported(node, f"no kernel for {activation} yet")
-    return _CLAMP[activation]
+def _clamp(op: Conv | Add) -> tuple[float, float, float]:
+    """The bounds of its activation, and the slope below zero."""
+    return (*_BOUNDS[op.activation], op.slope or 1.0)
+
+
+def _image(lowering: _Lowering, node: Node) -> _Value:
+    value = lowering.value(node)
+    if value.is_rows:
+        raise _unsupported(node, "its input is rows in memory, not an image")
+    return value
 
 
 def _conv(lowering: _Lowering, node: Node) -> _Value:
     op = node.op
     assert isinstance(op, Conv)
-    data = lowering.value(node)
-    if data.is_rows:
-        raise _unsupported(node, "its input is rows in memory, not an image")
+    data = _image(lowering, node)
     _, channels, height, width = lowering.shape(node.output)
     common: dict[str, Any] = {
         "stride": op.stride,
         "dilation": op.dilation,
         "pad": op.pads[:2],
         "groups": op.groups,
-        "clamp": _clamp(node, op.activation),
+        "clamp": _clamp(op),
         "output": (height, width, channels),
     }
     if lowering.graph.tensors[node.output].dtype == FLOAT32:
@@ -242,10 +265,37 @@ def _bias(lowering: _Lowering, node: Node, channels: int, dtype: type) -> np.nda
 
 
 def _relu(lowering: _Lowering, node: Node) -> _Value:
+    slope = node.op.slope if isinstance(node.op, LeakyRelu) else None
+    clamp = (0.0, math.inf, 1.0) if slope is None else (-math.inf, math.inf, slope)
     value = lowering.value(node)
-    return _Value(
-        lowering.network.relu(node.name, value.number, scale=lowering.scale(node)), value.is_rows
+    number = lowering.network.relu(node.name, value.number, clamp=clamp, scale=lowering.scale(node))
+    return _Value(number, value.is_rows)
+
+
+def _sigmoid(lowering: _Lowering, node: Node) -> _Value:
+    value = lowering.value(node)
+    number = lowering.network.sigmoid(node.name, value.number, scale=lowering.scale(node))
+    return _Value(number, value.is_rows)
+
+
+def _max_pool(lowering: _Lowering, node: Node) -> _Value:
+    op = node.op
+    assert isinstance(op, MaxPool)
+    value = _image(lowering, node)
+    lowering.check_same_scale(node)
+    size = lowering.shape(node.output)[2:]
+    number = lowering.network.max_pool(
+        node.name, value.number, kernel=op.kernel, stride=op.stride, pad=op.pads[:2], size=size
     )
+    return _Value(number, is_rows=False)
+
+
+def _upsample(lowering: _Lowering, node: Node) -> _Value:
+    value = _image(lowering, node)
+    lowering.check_same_scale(node)
+    height, width = lowering.shape(node.output)[2:]
+    number = lowering.network.upsample(node.name, value.number, height=height, width=width)
+    return _Value(number, is_rows=False)
 
 
 def _add(lowering: _Lowering, node: Node) -> _Value:
@@ -255,7 +305,7 @@ def _add(lowering: _Lowering, node: Node) -> _Value:
     if a.is_rows != b.is_rows:
         raise _unsupported(node, "its inputs lie in memory in different orders")
     number = lowering.network.add(
-        node.name, a.number, b.number, clamp=_clamp(node, op.activation), scale=lowering.scale(node)
+        node.name, a.number, b.number, clamp=_clamp(op), scale=lowering.scale(node)
     )
     return _Value(number, a.is_rows)
 
@@ -319,6 +369,10 @@ def _reshape(lowering: _Lowering, node: Node) -> _Value:
 _RULES: dict[type, Callable[[_Lowering, Node], _Value]] = {
     Conv: _conv,
     Relu: _relu,
+    LeakyRelu: _relu,
+    Sigmoid: _sigmoid,
+    MaxPool: _max_pool,
+    Upsample: _upsample,
     Add: _add,
     Concat: _concat,
     Softmax: _softmax,
