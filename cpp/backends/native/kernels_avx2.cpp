@@ -15,6 +15,7 @@ struct Ints;
 struct Vec {
     static constexpr int lanes = 8;
     using Four = const float*;
+    static constexpr bool walks = false;
     __m256 v;
 
     static Vec load(const float* from) { return {_mm256_loadu_ps(from)}; }

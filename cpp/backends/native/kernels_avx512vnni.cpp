@@ -88,7 +88,9 @@ __attribute__((always_inline)) inline Interleaved interleave(__m512i a, __m512i 
 }
 
 // A column of the window: three taps. What the fourth holds meets no weight.
-__attribute__((always_inline)) inline Interleaved interleave(__m512i a, __m512i b, __m512i c) { return interleave(a, b, c, c); }
+__attribute__((always_inline)) inline Interleaved interleave(__m512i a, __m512i b, __m512i c) {
+    return interleave(a, b, c, c);
+}
 
 // Values by channel in the order of Interleaved.
 template <int kPieces>
@@ -147,9 +149,10 @@ Depthwise9<kPieces> load_depthwise(const QuantizedDepthwiseRun<T>& run, int c) {
 
 // Three columns of the window, of kPieces pixels each -> as many pixels of the output.
 template <int kPieces, typename T>
-__attribute__((always_inline)) inline void depthwise_pixels(const Depthwise9<kPieces>& common, const Requantizer& to,
-                      const Ints::Narrowing& narrowing, const Interleaved& left, const Interleaved& middle,
-                      const Interleaved& right, T* output, std::ptrdiff_t step) {
+__attribute__((always_inline)) inline void depthwise_pixels(
+    const Depthwise9<kPieces>& common, const Requantizer& to, const Ints::Narrowing& narrowing,
+    const Interleaved& left, const Interleaved& middle, const Interleaved& right, T* output,
+    std::ptrdiff_t step) {
     Ints values[4];
     EDGEFACE_UNROLL
     for (int k = 0; k < 4; ++k) {
@@ -163,7 +166,8 @@ __attribute__((always_inline)) inline void depthwise_pixels(const Depthwise9<kPi
 
 // The same column of the three rows, of kPieces neighbouring pixels.
 template <int kPieces, typename T>
-__attribute__((always_inline)) inline Interleaved load_column(const T* const* rows, std::ptrdiff_t at, std::ptrdiff_t step) {
+__attribute__((always_inline)) inline Interleaved load_column(const T* const* rows, std::ptrdiff_t at,
+                                                              std::ptrdiff_t step) {
     const auto load = [&](int row) {
         return as_unsigned(load_pieces<kPieces>(rows[row] + at, step), rows[row]);
     };

@@ -76,16 +76,43 @@ struct ConvTile {
         }
     }
 
-    void add_four(const float* weights, const float* input, std::ptrdiff_t step) {
+    void add_four(const float* weights, const Vec::Four* inputs) {
+        add<0>(weights, inputs);
+        add<1>(weights, inputs);
+        add<2>(weights, inputs);
+        add<3>(weights, inputs);
+    }
+
+    void add_four_at(const float* weights, const float* input, std::ptrdiff_t step) {
         Vec::Four inputs[kPixels];
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             inputs[p] = Vec::four(input + p * step);
         }
-        add<0>(weights, inputs);
-        add<1>(weights, inputs);
-        add<2>(weights, inputs);
-        add<3>(weights, inputs);
+        add_four(weights, inputs);
+    }
+
+    // `count` fours of every pixel from `input` on.
+    template <typename V>
+    void add_fours(const float* weights, const float* input, std::ptrdiff_t step, int count) {
+        if constexpr (V::walks) {
+            const float* at[kPixels];
+            EDGEFACE_UNROLL
+            for (int p = 0; p < kPixels; ++p) {
+                at[p] = input + p * step;
+            }
+            for (int i = 0; i < count; ++i, weights += kUnrolled * kTileChannels) {
+                Vec::Four inputs[kPixels];
+                EDGEFACE_UNROLL
+                for (int p = 0; p < kPixels; ++p) {
+                    inputs[p] = V::next_four(&at[p]);
+                }
+                add_four(weights, inputs);
+            }
+        } else {
+            for (int i = 0; i < count; ++i, weights += kUnrolled * kTileChannels)
+                add_four_at(weights, input + i * kUnrolled, step);
+        }
     }
 
     void add_one(const float* weights, const float* input, std::ptrdiff_t step) {
@@ -124,10 +151,11 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
     const int inputs = run.channels;
     for (int tap = 0; tap < taps; ++tap) {
         const float* input = run.inputs[tap] + pixel * step;
-        int c = 0;
-        for (; c + kUnrolled <= inputs; c += kUnrolled, weights += kUnrolled * kTileChannels)
-            tile.add_four(weights, input + c, step);
-        for (; c < inputs; ++c, weights += kTileChannels) tile.add_one(weights, input + c, step);
+        const int fours = inputs / kUnrolled;
+        tile.template add_fours<Vec>(weights, input, step, fours);
+        weights += fours * kUnrolled * kTileChannels;
+        for (int c = fours * kUnrolled; c < inputs; ++c, weights += kTileChannels)
+            tile.add_one(weights, input + c, step);
     }
     const Clamped to(run.low, run.high, run.slope);
     const std::ptrdiff_t output_step = run.output_step;
@@ -185,6 +213,18 @@ void conv(const ConvRun& run) {
     }
 }
 
+// What lies there; the pointer moves on.
+template <typename V>
+V load_next(const float** at, std::ptrdiff_t step) {
+    if constexpr (V::walks) {
+        return V::load_next(at, step);
+    } else {
+        const float* here = *at;
+        *at += step;
+        return V::load(here);
+    }
+}
+
 // A vector of channels of pixels of a 3x3 window, stride kStride: neighbours share the columns that they both
 // read.
 template <int kPixels, int kStride>
@@ -200,8 +240,7 @@ void depthwise_3x3_tile(const DepthwiseRun& run, const Vec* weights, Vec bias, i
         const float* input = run.inputs[3 * row] + pixel * run.input_step + c;
         EDGEFACE_UNROLL
         for (int column = 0; column < kColumns; ++column) {
-            const Vec value = Vec::load(input);
-            input += run.column_step;
+            const Vec value = load_next<Vec>(&input, run.column_step);
             EDGEFACE_UNROLL
             for (int p = 0; p < kPixels; ++p) {
                 const int tap = column - p * kStride;
@@ -442,8 +481,9 @@ struct QuantizedConvTile {
 };
 
 template <typename I, int kPixels, int kVectors, typename T>
-__attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T>& run, const I (&sums)[kPixels][kVectors], const Vec* multipliers,
-                  T* output) {
+__attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T>& run,
+                                                        const I (&sums)[kPixels][kVectors],
+                                                        const Vec* multipliers, T* output) {
     constexpr int kTogether = I::packed / kVectors;
     const Requantizer to(run.to);
     const typename I::Narrowing narrowing(run.to);
@@ -460,8 +500,9 @@ __attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T
 }
 
 template <typename I, int kPixels, int kVectors, typename T>
-__attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>& run, const I (&sums)[kPixels][kVectors], const Vec* multipliers,
-                T* output, int channels) {
+__attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>& run,
+                                                      const I (&sums)[kPixels][kVectors],
+                                                      const Vec* multipliers, T* output, int channels) {
     if constexpr (I::packed > 1 && kPixels * kVectors % I::packed == 0) {
         if (channels >= kVectors * I::lanes) return store_packed(run, sums, multipliers, output);
     }

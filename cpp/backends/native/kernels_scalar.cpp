@@ -13,6 +13,7 @@ struct Ints;
 struct Vec {
     static constexpr int lanes = 4;
     using Four = const float*;
+    static constexpr bool walks = false;
     Lanes v;
 
     static Vec load(const float* from) {

@@ -6,6 +6,7 @@ struct Ints;
 struct Vec {
     static constexpr int lanes = 16;
     using Four = const float*;
+    static constexpr bool walks = false;
     __m512 v;
 
     static Vec load(const float* from) { return {_mm512_loadu_ps(from)}; }

@@ -17,6 +17,28 @@ struct Vec {
         __builtin_memcpy(to, values, static_cast<std::size_t>(count) * sizeof(float));
     }
     static Four four(const float* from) { return vld1q_f32(from); }
+#if defined(__aarch64__)
+    static constexpr bool walks = true;
+    // Loads that move the pointer on, for nothing. A compiler makes offsets from one base of it, and so an
+    // addition for every pixel: 8 % of the instructions that RFB-320 takes.
+    static Four next_four(const float** at) {
+        Four values;
+        __asm__("ldr %q0, [%1], #16"
+                : "=w"(values), "+r"(*at)
+                : "m"(*reinterpret_cast<const float (*)[lanes]>(*at)));
+        return values;
+    }
+    static Vec load_next(const float** at, std::ptrdiff_t step) {
+        Vec loaded;
+        __asm__("ld1 {%0.4s}, [%1], %2"
+                : "=w"(loaded.v), "+r"(*at)
+                : "r"(step * static_cast<std::ptrdiff_t>(sizeof(float))),
+                  "m"(*reinterpret_cast<const float (*)[lanes]>(*at)));
+        return loaded;
+    }
+#else
+    static constexpr bool walks = false;  // too few registers for a pointer a pixel
+#endif
     template <int i>
     static Vec fused(Vec row, Four four, Vec sum) {
 #if defined(__aarch64__)
