@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import runpy
 import struct
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+import edgeface
 import reference
 from edgeface import FaceDetector, media
 from edgeface import spec as specs
@@ -391,3 +398,86 @@ def test_the_faces_of_a_photograph_are_found_in_its_file():
     # Decoded smaller, a picture is sharper than bilinearly resized: small faces' boxes move.
     for face in want:
         assert max(iou(face, other) for other in found) > 0.6
+
+
+# --- What docs/boards.md says -----------------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "boards.md"
+
+
+def documented(name):
+    """A program of the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    return re.search(rf"<!-- run: {name} -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+def run_documented(name, path, monkeypatch, tmp_path, capsys):
+    """Its output, with a model of ours in place of rfb320.tmfile."""
+    opened = FaceDetector
+
+    def open_little(model, **options):
+        assert model == "rfb320.tmfile"
+        return opened(path, **options)
+
+    monkeypatch.setattr(edgeface, "FaceDetector", open_little)
+    program = tmp_path / "program.py"
+    program.write_text(documented(name), encoding="utf-8")
+    runpy.run_path(str(program))
+    return capsys.readouterr().out
+
+
+def boxes_text(faces):
+    return "".join(f"{face.box} {face.score}\n" for face in faces)
+
+
+def test_the_documented_camera_loop_finds_faces(path, frames, cv2, monkeypatch, tmp_path, capsys):
+    class Camera:
+        """As OpenCV's for V4L2, with CONVERT_RGB off."""
+
+        def __init__(self, index, api):
+            assert (index, api) == (0, cv2.CAP_V4L2)
+            self.left, self.settings = 2, {}
+
+        def set(self, name, value):
+            self.settings[name] = value
+
+        def grab(self):
+            self.left -= 1
+            return self.left >= 0
+
+        def retrieve(self):
+            assert self.settings[cv2.CAP_PROP_CONVERT_RGB] == 0
+            assert self.settings[cv2.CAP_PROP_FOURCC] == int.from_bytes(b"YUYV", "little")
+            return True, frames["yuyv"]
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    out = run_documented("camera", path, monkeypatch, tmp_path, capsys)
+    assert out == 2 * boxes_text(FaceDetector(path, channels="yuyv").detect(frames["yuyv"]))
+
+
+def test_the_documented_loop_without_opencv_finds_faces(
+    path, frames, monkeypatch, tmp_path, capsys
+):
+    frame = frames["nv12"]
+    rows = np.full((len(frame) + 2, 256), 7, np.uint8)  # and more than the picture after it
+    rows[: len(frame), : frame.shape[1]] = frame
+    shape = types.SimpleNamespace(bytes_per_line=256)
+    given = types.SimpleNamespace(
+        data=rows.tobytes(), format=shape, width=frame.shape[1], height=len(frame) // 3 * 2
+    )
+
+    class Device:
+        @staticmethod
+        def from_id(number):
+            assert number == 0
+            return contextlib.nullcontext("device")
+
+    def open_capture(device):
+        assert device == "device"
+        return contextlib.nullcontext([given])
+
+    module = types.SimpleNamespace(Device=Device, VideoCapture=open_capture)
+    for name in ("linuxpy", "linuxpy.video", "linuxpy.video.device"):
+        monkeypatch.setitem(sys.modules, name, module)
+    out = run_documented("linuxpy", path, monkeypatch, tmp_path, capsys)
+    assert out == boxes_text(FaceDetector(path, channels="nv12").detect(frame))

@@ -100,8 +100,8 @@ class FaceDetector:
         num_threads: By default min(CPUs, cgroup quota, 4), of the CPUs in the affinity mask the fastest
             kind alone: threads of two kinds wait for the slower one.
         affinity: "big" or "little" for the fastest or slowest kind of CPU, or their numbers, as [4, 5]:
-            threads run there alone, and so does the thread that calls detect, until it returns. By
-            default the system chooses. Linux only.
+            threads run there alone (but for those that Tengine places itself), and so does the thread
+            that calls detect, until it returns. By default the system chooses. Linux only.
         input_size: (width, height) of the network's input instead of the file's. Larger finds
             smaller faces and takes longer in proportion. "frame" follows each frame's own size, or its
             roi's, rounded up to the largest stride, and keeps the ratio of its sides unless `resize`
