@@ -20,13 +20,18 @@ from edgeface.graph import (
     Concat,
     Conv,
     Graph,
+    LeakyRelu,
+    MaxPool,
     Node,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
 )
+from reference import run_graph
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -307,9 +312,13 @@ def network(nodes, constants=(), opset=13, shape=(1, 2, 6, 5), outputs=("y",)):
 
 
 def node(kind, inputs, output, **attributes):
-    return helper.make_node(kind, inputs.split(), output.split(), name=f"the {kind}", **attributes)
+    names = ["" if name == "-" else name for name in inputs.split()]
+    return helper.make_node(kind, names, output.split(), name=f"the {kind}", **attributes)
 
 
+# To 3x2 pixels, of which 6x5 are made again.
+HALF = node("MaxPool", "x", "h", kernel_shape=[2, 2], strides=[2, 2])
+FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 KERNEL = ("w", np.linspace(-1, 1, 2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2))
 LIMITS = [("low", np.float32(0)), ("high", np.float32(6))]
 
@@ -341,12 +350,31 @@ FEW_TOLERANCE = 2 * 16 * 8 * ROUNDING
           node("Reshape", "x s3", "y")], 15),
         ([node("Shape", "x", "s4"), node("Slice", "s4 one two", "s1"),
           node("Concat", "one minus s1", "s3", axis=0), node("Reshape", "x s3", "y")], 13),
+        ([node("LeakyRelu", "x", "y")], 13),
+        ([node("LeakyRelu", "x", "l", alpha=0.0), node("Sigmoid", "l", "y")], 13),
+        ([node("Conv", "x w", "c"), node("LeakyRelu", "c", "y", alpha=0.1)], 13),
+        ([node("MaxPool", "x", "y", kernel_shape=[3, 2], auto_pad="SAME_UPPER")], 13),
+        ([node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[2, 2])], 13),
+        ([node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], 13),
+        ([node("MaxPool", "x", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4,
+               ceil_mode=1)], 13),
+        ([HALF, node("Resize", "h none none sizes", "u", **FLOOR), node("Add", "u x", "y")], 11),
+        ([HALF, node("Resize", "h - - sizes", "u", antialias=0, **FLOOR), node("Relu", "x", "r"),
+          node("Add", "r u", "y")], 18),
+        ([HALF, node("Resize", "h scales", "u"), node("Add", "u x", "y")], 10),
+        ([HALF, node("Upsample", "h scales", "u"), node("Add", "u x", "y")], 9),
+        ([HALF, node("Upsample", "h", "u", mode="nearest", scales=[1.0, 1.0, 2.0, 2.5]),
+          node("Add", "u x", "y")], 7),
+        ([HALF, node("Shape", "x", "s4"), node("Resize", "h - - s4", "u", **FLOOR),
+          node("Sigmoid", "u", "v"), node("Add", "u x", "a"), node("Concat", "a v", "y", axis=1)], 13),
     ],
 )  # fmt: skip
 def test_each_form_of_an_operator_computes_the_same_after_rewriting(nodes, opset):
     constants = [KERNEL, *LIMITS, ("copy", np.array([0, -1, 5])), ("bias", np.float32([5, -5]))]
     constants += [("wide", np.int32([1, 4, 15])), ("s", np.float32([0.5, 0.75]))]
     constants += [("one", np.array([1])), ("two", np.array([2])), ("minus", np.array([-1]))]
+    constants += [("sizes", np.array([1, 2, 6, 5])), ("scales", np.float32([1, 1, 2, 2.5]))]
+    constants += [("none", np.zeros(0, np.float32))]
     used = {name for n in nodes for name in n.input}
     data = network(nodes, [pair for pair in constants if pair[0] in used], opset)
     graph = subject.read(data)
@@ -383,9 +411,15 @@ def every_operator():
     rng = np.random.default_rng(3)
     shapes = {"x": (1, 3, 8, 6), "a": (1, 4, 4, 3), "b": (1, 4, 4, 3), "sum": (1, 4, 4, 3)}
     shapes |= {"r": (1, 4, 4, 3), "cat": (1, 8, 4, 3), "t": (1, 4, 3, 8), "y": (1, 48, 2)}
-    shapes |= {"z": (1, 48, 2)}
+    shapes |= {"z": (1, 48, 2), "p": (1, 8, 3, 3), "l": (1, 8, 3, 3), "f": (1, 4, 3, 3)}
+    shapes |= {"u": (1, 4, 4, 3), "m": (1, 4, 4, 3), "s": (1, 4, 4, 3)}
     tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
-    for name, shape in {"w": (4, 3, 3, 3), "dw": (4, 1, 3, 3), "bias": (4,)}.items():
+    for name, shape in {
+        "w": (4, 3, 3, 3),
+        "dw": (4, 1, 3, 3),
+        "bias": (4,),
+        "pw": (4, 8, 1, 1),
+    }.items():
         values = rng.normal(size=shape).astype(np.float32)
         tensors[name] = Tensor(name, shape, data=values)
     first = Conv(stride=(2, 2), pads=(1, 1, 1, 1), activation="relu6")
@@ -400,8 +434,14 @@ def every_operator():
         Node(Transpose((0, 2, 3, 1)), "rows", ("cat",), "t"),
         Node(Reshape((1, -1, 2)), "flat", ("t",), "y"),
         Node(Softmax(2), "score", ("y",), "z"),
+        Node(MaxPool((3, 2), (2, 1), (1, 0, 2, 1)), "pooled", ("cat",), "p"),
+        Node(LeakyRelu(0.1), "bent", ("p",), "l"),
+        Node(Conv(activation="leaky_relu", slope=0.25), "fewer", ("l", "pw"), "f"),
+        Node(Upsample(), "larger", ("f", "r"), "u"),
+        Node(Add("leaky_relu", 0.1), "merged", ("u", "r"), "m"),
+        Node(Sigmoid(), "share", ("m",), "s"),
     )
-    return Graph(nodes, tensors, "x", ("z", "y"))
+    return Graph(nodes, tensors, "x", ("z", "y", "s"))
 
 
 def test_a_written_graph_reads_back_the_same():
@@ -411,7 +451,11 @@ def test_a_written_graph_reads_back_the_same():
 
     assert_same_graph(subject.read(written), graph)
     onnx.checker.check_model(onnx.load_from_string(written), full_check=True)
-    assert set(run(written, random_image(graph))) == {"z", "y"}
+    made, wants = run(written, random_image(graph)), run_graph(graph, random_image(graph))
+    assert set(made) == {"z", "y", "s"}
+    for name, values in made.items():
+        want, bound = wants[name]
+        assert (np.abs(values - want) <= bound).all()
 
 
 def test_writing_declares_only_the_true_input_and_old_enough_versions():
@@ -666,6 +710,26 @@ AFFINE = "s s s s"
         ([node("Relu", "b", "a"), node("Relu", "a", "b")], "reads 'b' before anything makes it"),
         ([node("Relu", "x", "a"), node("Identity", "a", "y"), node("Identity", "a", "z")],
          "outputs 'y' and 'z' are one value"),
+        ([node("LeakyRelu", "x", "y", alpha=2.0)], "'the LeakyRelu' got inputs .* slope is 2.0"),
+        ([node("LeakyRelu", "x", "y", alpha=-0.1)], "'the LeakyRelu' got inputs .* slope is -0.1"),
+        ([node("MaxPool", "x", "y", kernel_shape=[2])], r"'the MaxPool' has kernel_shape \(2,\)"),
+        ([node("MaxPool", "x", "y", kernel_shape=[2, 2], dilations=[2, 2])], "MaxPool' is dilated"),
+        ([node("MaxPool", "x", "y", kernel_shape=[1, 1], strides=[2, 2], ceil_mode=1)],
+         "'the MaxPool' got inputs .* padding is as large as the kernel"),
+        ([node("Resize", "x - - sizes", "y")], "has coordinate_transformation_mode half_pixel"),
+        ([node("Resize", "x - - sizes", "y", mode="linear", **FLOOR)], "has mode linear"),
+        ([node("Resize", "x - - seven", "y", **FLOOR)], r"'the Resize' has sizes \[7\] for 4"),
+        ([node("Resize", "x - s", "y", **FLOOR)], r"'the Resize' has scales \[0.5, 0.5\] for 4"),
+        ([node("Resize", "x - - swapped", "y", **FLOOR)], "only height and width may change"),
+        ([node("Resize", "x - - sizes", "y", **FLOOR)], "Resize 'the Resize' has a size of its own"),
+        ([HALF, node("Resize", "h - - sizes", "u", **FLOOR), node("Relu", "u", "v"),
+          node("Relu", "x", "r"), node("Add", "u r", "a"), node("Add", "a v", "y")],
+         "'the Add' makes known the size of 'u', which others read before"),
+        ([HALF, node("Resize", "h - - sizes", "u", **FLOOR), node("Add", "u h", "y")],
+         "'the Add' got inputs"),
+        ([HALF, node("Resize", "h - - sizes", "u", **FLOOR), node("Resize", "h - - sizes", "v",
+          **FLOOR), node("Add", "u v", "y")],
+         "'the Add' makes known the size of 'v', which others read before"),
     ],
 )  # fmt: skip
 def test_an_unsupported_node_is_refused_by_name(nodes, message):
@@ -673,6 +737,8 @@ def test_an_unsupported_node_is_refused_by_name(nodes, message):
     constants += [("three", np.ones(3, np.float32)), ("minus", np.float32([-1, 1]))]
     constants += [("huge", np.float32([3e38, 3e38])), ("five", np.ones((7, 1), np.float32))]
     constants += [
+        ("sizes", np.array([1, 2, 6, 5])),
+        ("swapped", np.array([2, 1, 6, 5])),
         ("w9", np.ones(9, np.int64)),
         ("seven", np.array([7])),
         ("zeros", np.zeros(5, np.int64)),

@@ -228,6 +228,11 @@ def infer_shape(node: Node, inputs: list[Shape]) -> Shape:
     return shape
 
 
+def leaky_relu(slope: float) -> Relu | LeakyRelu:
+    """What a file's float32 slope means: the operator, with the shortest decimal number that is that float32."""
+    return LeakyRelu(float(str(np.float32(slope)))) if slope else Relu()
+
+
 def fuse_activations(graph: Graph) -> Graph:
     """Relu and LeakyRelu merged into the Conv or Add before, where nothing else reads the value between.
 

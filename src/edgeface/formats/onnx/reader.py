@@ -22,16 +22,20 @@ from ...graph import (
     Concat,
     Conv,
     Graph,
+    MaxPool,
     Node,
     Op,
     Relu,
     Reshape,
     Shape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
     fuse_activations,
     infer_shape,
+    leaky_relu,
     pruned,
 )
 from .. import protobuf
@@ -433,6 +437,21 @@ class Walk:
         self.makers[call.output] = index
         self.shapes[call.output] = self.shapes[node.output]
 
+    def settle(self, call: Call, value: str, like: str) -> None:
+        """An Upsample takes its size from what `call` adds its result to."""
+        index = self.makers.get(value, -1)
+        node = self.nodes[index]
+        if index < 0 or not isinstance(node.op, Upsample) or node.inputs[1:] != ("",):
+            return
+        node = dataclasses.replace(node, inputs=(node.inputs[0], like))
+        later = self.nodes[index + 1 :] if self.makers.get(like, -1) > index else []
+        call.require(
+            not any(value in other.inputs for other in later),
+            f"makes known the size of '{value}', which others read before",
+        )
+        self.nodes[index : index + 1 + len(later)] = [*later, node]
+        self.makers.update((n.output, i) for i, n in enumerate(self.nodes[index:], index))
+
     def fresh(self, name: str) -> str:
         while name in self.shapes or name in self.uses:
             name += "_"
@@ -460,6 +479,12 @@ class Walk:
         return self.graph(renamed), decoding
 
     def graph(self, renamed: Mapping[str, str]) -> Graph:
+        for node in self.nodes:
+            if isinstance(node.op, Upsample) and not node.inputs[1]:
+                raise ModelError(
+                    f"Resize '{node.name}' has a size of its own; supported where an Add reads its "
+                    "result: the other value is what it is made as large as"
+                )
         nodes = [
             dataclasses.replace(
                 node,
@@ -573,6 +598,70 @@ def _relu(walk: Walk, call: Call) -> None:
     walk.emit(call, Relu(), call.inputs)
 
 
+def _leaky_relu(walk: Walk, call: Call) -> None:
+    walk.data(call)
+    walk.emit(call, leaky_relu(call.real("alpha", 0.01)), call.inputs)
+
+
+def _sigmoid(walk: Walk, call: Call) -> None:
+    walk.data(call)
+    walk.emit(call, Sigmoid(), call.inputs)
+
+
+def _max_pool(walk: Walk, call: Call) -> None:
+    walk.data(call)
+    kernel = call.integers("kernel_shape", ())
+    call.require(len(kernel) == 2, f"has kernel_shape {kernel}; 2-D needs 2")
+    call.require(call.pair("dilations") == (1, 1), "is dilated, which is not supported")
+    stride, pads = call.pair("strides"), _pads(call, kernel)
+    if call.integer("ceil_mode", 0):
+        pads = (*pads[:2], pads[2] + stride[0] - 1, pads[3] + stride[1] - 1)
+    walk.emit(call, MaxPool((kernel[0], kernel[1]), stride, pads), call.inputs)
+
+
+def _resize(walk: Walk, call: Call) -> None:
+    """The size is known here; whose it is, from the Add that reads the result."""
+    data = walk.data(call)
+    call.require(len(data) == 4, "is not two-dimensional")
+    _check_nearest(walk, call)
+    size = _resized(walk, call, data)
+    call.require(size[:2] == data[:2], f"makes {size} of {data}; only height and width may change")
+    call.require(min(size) >= 1 and math.prod(size) <= MAX_ELEMENTS, f"makes {size}")
+    walk.makers[call.output] = len(walk.nodes)
+    walk.nodes.append(Node(Upsample(), call.name, (call.inputs[0], ""), call.output))
+    walk.shapes[call.output] = size
+
+
+def _check_nearest(walk: Walk, call: Call) -> None:
+    """Whether it takes Upsample's pixels, as all did before operator set 11."""
+    found = [("mode", call.text("mode", "nearest"), "nearest")]
+    if walk.opset >= 11:
+        mode = "coordinate_transformation_mode"
+        found += [
+            (mode, call.text(mode, "half_pixel"), "asymmetric"),
+            ("nearest_mode", call.text("nearest_mode", "round_prefer_floor"), "floor"),
+        ]
+    policy = "keep_aspect_ratio_policy"
+    found.append((policy, call.text(policy, "stretch"), "stretch"))
+    for name, value, wanted in found:
+        call.require(value == wanted, f"has {name} {value}; only {wanted} is supported")
+    call.require(call.integer("antialias", 0) == 0, "has antialias, which is not supported")
+
+
+def _resized(walk: Walk, call: Call, data: Shape) -> Shape:
+    if call.input(3):
+        sizes = walk.indices(call, 3)
+        call.require(len(sizes) == len(data), f"has sizes {sizes} for {len(data)} dimensions")
+        return tuple(sizes)
+    if "scales" in call.attributes:
+        scales = np.array(call.value("scales", "floats", ()), np.float32)
+    else:
+        scales = walk.constant(call, 2 if walk.opset >= 11 else 1, np.float32).reshape(-1)
+    fits = scales.size == len(data) and bool((scales > 0).all() and (scales <= MAX_ELEMENTS).all())
+    call.require(fits, f"has scales {scales[:MAX_RANK].tolist()} for {len(data)} dimensions")
+    return tuple(math.floor(size * float(scale)) for size, scale in zip(data, scales))
+
+
 def _clip(walk: Walk, call: Call) -> None:
     if call.input(0) in walk.rounded:
         quantization.clip(walk, call)
@@ -592,6 +681,8 @@ def _clip(walk: Walk, call: Call) -> None:
 def _add(walk: Walk, call: Call) -> None:
     for index in range(len(call.inputs)):
         walk.data(call, index)
+    for value, other in (call.inputs, call.inputs[::-1]) if len(call.inputs) == 2 else ():
+        walk.settle(call, value, other)
     walk.emit(call, Add(), call.inputs)
 
 
@@ -698,6 +789,11 @@ _OPS: dict[str, Callable[[Walk, Call], None]] = {
     "Conv": _conv,
     "BatchNormalization": _batch_normalization,
     "Relu": _relu,
+    "LeakyRelu": _leaky_relu,
+    "Sigmoid": _sigmoid,
+    "MaxPool": _max_pool,
+    "Resize": _resize,
+    "Upsample": _resize,
     "Clip": _clip,
     "Add": _add,
     "Concat": _concat,
@@ -721,12 +817,28 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Dropout": ("ratio", "seed"),
     "Gather": ("axis",),
     "Identity": (),
+    "LeakyRelu": ("alpha",),
+    "MaxPool": (
+        "auto_pad",
+        "ceil_mode",
+        "dilations",
+        "kernel_shape",
+        "pads",
+        "storage_order",
+        "strides",
+    ),
     "QuantizeLinear": ("axis", "block_size", "saturate"),
     "Relu": (),
     "Reshape": ("allowzero",),
+    "Resize": (
+        *("antialias", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside"),
+        *("extrapolation_value", "keep_aspect_ratio_policy", "mode", "nearest_mode"),
+    ),
     "Shape": ("start", "end"),
+    "Sigmoid": (),
     "Slice": ("starts", "ends", "axes"),
     "Softmax": ("axis",),
     "Transpose": ("perm",),
     "Unsqueeze": ("axes",),
+    "Upsample": ("mode", "scales"),
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
 from ...errors import ModelError
 from ...graph import (
+    Add,
     Concat,
     Conv,
     Graph,
@@ -15,7 +16,6 @@ from ...graph import (
     MaxPool,
     Node,
     Reshape,
-    Sigmoid,
     Softmax,
     Transpose,
     Upsample,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from ...graph import Quantization, Tensor
 
     Array = NDArray[Any]
+
+Attribute = Union[int, float, str, tuple[int, ...]]
 
 # What onnxruntime 1.10, the oldest we run with, knows and newer ones still do.
 WRITTEN_OPSET = 13
@@ -110,10 +112,8 @@ class _Export:
         return ValueInfoProto(name, TypeProto(TensorTypeProto(FLOAT, ShapeProto(dims))))
 
     def add(self, node: Node) -> None:
-        if isinstance(node.op, (LeakyRelu, MaxPool, Sigmoid, Upsample)):
-            raise ModelError(f"{node.kind} '{node.name}' is not written to ONNX yet")
         made = self.graph.tensors[node.output]
-        activation = getattr(node.op, "activation", "none")
+        activation: str = getattr(node.op, "activation", "none")
         if made.quantization is None:
             self.compute(node, node.output, activation)
             return
@@ -125,11 +125,15 @@ class _Export:
     def compute(self, node: Node, output: str, activation: str) -> None:
         """The operator on floats."""
         inputs = [self.read(self.graph.tensors[name]) for name in node.inputs]
+        kind = node.kind
+        if isinstance(node.op, Upsample):  # by its size: no version of ONNX knows "as large as"
+            size = np.array(self.graph.tensors[node.output].shape, np.int64)
+            kind, inputs = "Resize", [inputs[0], "", "", self.constant(f"{node.output}/size", size)]
         if isinstance(node.op, Reshape):
             inputs.append(self.constant(f"{node.output}/shape", np.array(node.op.shape, np.int64)))
         linear = output if activation == "none" else self.fresh(f"{node.output}/linear")
         attributes = [_attribute(*pair) for pair in self.attributes(node)]
-        self.nodes.append(NodeProto(inputs, [linear], node.name, node.kind, attributes))
+        self.nodes.append(NodeProto(inputs, [linear], node.name, kind, attributes))
         if activation != "none":
             self.activate(activation, linear, node, output)
 
@@ -183,19 +187,28 @@ class _Export:
         return self.bounds[name]
 
     def activate(self, activation: str, linear: str, node: Node, output: str) -> None:
-        if activation not in ("relu", "relu6"):
-            raise ModelError(f"'{node.name}' has {activation}, which is not written to ONNX yet")
-        kind, inputs = "Relu", [linear]
+        kind, inputs, attributes = "Relu", [linear], []
+        if activation == "leaky_relu":
+            assert isinstance(node.op, (Conv, Add))
+            kind, attributes = "LeakyRelu", [_attribute("alpha", node.op.slope)]
         if activation == "relu6":
             if not self.limits:
                 bounds = {"relu6/min": np.float32(0), "relu6/max": np.float32(6)}
                 self.limits = [self.constant(name, np.array(v)) for name, v in bounds.items()]
             kind, inputs = "Clip", [linear, *self.limits]
-        self.nodes.append(NodeProto(inputs, [output], f"{node.name}/{activation}", kind))
+        name = f"{node.name}/{activation}"
+        self.nodes.append(NodeProto(inputs, [output], name, kind, attributes))
 
-    def attributes(self, node: Node) -> list[tuple[str, int | tuple[int, ...]]]:
+    def attributes(self, node: Node) -> list[tuple[str, Attribute]]:
         """Sorted by name."""
         op = node.op
+        if isinstance(op, LeakyRelu):
+            return [("alpha", op.slope)]
+        if isinstance(op, Upsample):
+            asymmetric = ("coordinate_transformation_mode", "asymmetric")
+            return [asymmetric, ("mode", "nearest"), ("nearest_mode", "floor")]
+        if isinstance(op, MaxPool):
+            return [("kernel_shape", op.kernel), ("pads", op.pads), ("strides", op.stride)]
         if isinstance(op, (Concat, Softmax)):
             return [("axis", op.axis)]
         if isinstance(op, Transpose):
@@ -237,7 +250,11 @@ def _tensor_proto(name: str, values: Array) -> TensorProto:
     return TensorProto(dims=list(values.shape), data_type=number, name=name, raw_data=raw)
 
 
-def _attribute(name: str, value: int | tuple[int, ...]) -> AttributeProto:
+def _attribute(name: str, value: Attribute) -> AttributeProto:
     if isinstance(value, int):
         return AttributeProto(name, i=value, type=ATTRIBUTE_TYPES["i"])
+    if isinstance(value, float):
+        return AttributeProto(name, f=value, type=ATTRIBUTE_TYPES["f"])
+    if isinstance(value, str):
+        return AttributeProto(name, s=value.encode(), type=ATTRIBUTE_TYPES["s"])
     return AttributeProto(name, ints=list(value), type=ATTRIBUTE_TYPES["ints"])
