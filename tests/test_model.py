@@ -179,12 +179,23 @@ def test_weights_find_the_faces_that_their_onnx_finds(name, photographs, tmp_pat
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["slim", "RBF"])
-@pytest.mark.parametrize("size", [None, (640, 480)])
-def test_landmarks_lie_where_a_face_has_them(name, size, photographs):
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("ultraface-landmark/slim_Final", {}),
+        ("ultraface-landmark/RBF_Final", {}),
+        ("ultraface-landmark/slim_Final", {"input_size": (640, 480)}),
+        ("ultraface-landmark/RBF_Final", {"input_size": (640, 480)}),
+        ("ultraface-landmark/mobilenet0.25_Final", {"input_size": "frame", "max_side": 480}),
+        ("retinaface/mobilenet0.25_Final", {}),
+        ("retinaface/mobilenet0.25_Final", {"input_size": "frame"}),
+        ("retinaface/mobilenet0.25_Final", {"input_size": "frame", "levels": (16, 32)}),
+    ],
+)
+def test_landmarks_lie_where_a_face_has_them(file, options, photographs):
     """2.jpg has four large faces that look at the camera, 3.jpg five, 10.jpg nineteen."""
-    path = WEIGHTS / "ultraface-landmark" / f"{name}_Final.pth"
-    with FaceDetector(path, input_size=size) as detector:
+    path = WEIGHTS / f"{file}.pth"
+    with FaceDetector(path, **options) as detector:
         for photograph, count in {"2.jpg": 4, "3.jpg": 5, "10.jpg": 19}.items():
             faces = detector.detect(photographs[photograph])
             assert len(faces) == count
@@ -200,10 +211,18 @@ def test_landmarks_lie_where_a_face_has_them(name, size, photographs):
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["slim", "RBF"])
-def test_the_variants_with_landmarks_find_the_faces_that_ultra_light_finds(name, photographs):
+@pytest.mark.parametrize(
+    "file",
+    [
+        "ultraface-landmark/slim_Final",
+        "ultraface-landmark/RBF_Final",
+        "ultraface-landmark/mobilenet0.25_Final",
+        "retinaface/mobilenet0.25_Final",
+    ],
+)
+def test_networks_with_landmarks_find_the_faces_that_ultra_light_finds(file, photographs):
     """They were trained apart, with other means, channels and priors: those must all be right."""
-    weights = WEIGHTS / "ultraface-landmark" / f"{name}_Final.pth"
+    weights = WEIGHTS / f"{file}.pth"
     ultra_light = WEIGHTS / "ultraface" / "version-RFB-640.pth"
     with FaceDetector(weights, input_size=(640, 480)) as mine, FaceDetector(ultra_light) as other:
         for photograph in ("2.jpg", "3.jpg", "10.jpg"):

@@ -125,6 +125,17 @@ def test_ultra_light_without_levels_has_the_same_bits(backend, network, strides)
     assert_same_levels(graph, zoo.recognised(graph), strides, backend)
 
 
+@pytest.mark.parametrize("backend", ["native", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("mobilenet0.25", (203, 171)), ("resnet50", (70, 61))]
+)
+def test_retinaface_without_its_finest_level_has_the_same_bits(backend, backbone, size):
+    if backend == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    graph = networks.build(make_retinaface(backbone), size)
+    assert_same_levels(graph, zoo.retinaface(graph), (16, 32), backend)
+
+
 @needs_shared
 @pytest.mark.parametrize("name", ["rfb320-int8", "rfb320-uint8"])
 def test_integers_stay_the_same(name):

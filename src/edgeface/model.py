@@ -117,7 +117,9 @@ def _from_onnx(data: bytes, published: zoo.Published | None) -> _Opened:
 
 def _from_torch(data: bytes, published: zoo.Published | None) -> _Opened:
     size = published.size if published is not None else networks.DEFAULT_SIZE
-    return _Opened(data, published, networks.build(torch_weights.read(data), size), None, {})
+    slope = published.slope if published is not None else None
+    graph = networks.build(torch_weights.read(data), size, slope=slope)
+    return _Opened(data, published, graph, None, {})
 
 
 _READERS = {".tmfile": _from_tmfile, ".onnx": _from_onnx, ".pth": _from_torch, ".pt": _from_torch}

@@ -33,17 +33,21 @@ _UNSUPPORTED = {
 }
 
 
-def build(weights: Weights, size: tuple[int, int] = DEFAULT_SIZE) -> Graph:
+def build(
+    weights: Weights, size: tuple[int, int] = DEFAULT_SIZE, *, slope: float | None = None
+) -> Graph:
     """The network with these weights for inputs of (width, height); BatchNorm is folded.
 
     Input "input" (1, 3, height, width); outputs "scores" (1, priors, 2) after softmax, "boxes"
     (1, priors, 4) and, where it has them, "landmarks" (1, priors, 10), both raw offsets.
 
+    Weights do not tell the slope of leaky ReLUs, which RetinaFace with the MobileNet has: 0.1 unless given.
+
     Raises:
         ModelError: It is no network known here, or an array is missing, unexpected or misshapen.
     """
     draw = _recognised(weights)
-    builder = Builder(weights, size)
+    builder = Builder(weights, size, slope)
     return builder.finish(draw(builder))
 
 

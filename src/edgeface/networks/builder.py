@@ -34,9 +34,10 @@ EPSILON = 1e-5  # of every BatchNorm in these networks; not stored
 class Builder:
     """A graph that grows, and the names of the arrays it has used; a node is called as its output."""
 
-    def __init__(self, weights: Weights, size: tuple[int, int]) -> None:
+    def __init__(self, weights: Weights, size: tuple[int, int], slope: float | None) -> None:
         width, height = size
         self.weights = weights
+        self.slope = slope  # of leaky ReLUs; None: as the skeleton has them
         self.used: set[str] = set()
         self.nodes: list[Node] = []
         self.tensors = {INPUT: Tensor(INPUT, (1, 3, height, width))}

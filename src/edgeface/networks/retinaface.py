@@ -6,7 +6,7 @@ A backbone's last three stages, a feature pyramid ("FPN", arXiv 1612.03144) over
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..graph import Add, Concat, MaxPool, Upsample
@@ -22,7 +22,7 @@ class Backbone:
 
     stages: tuple[int, int, int]
     pyramid: int
-    slope: float  # below zero of the ReLUs in the pyramid and the context modules
+    slope: float  # below zero, of the ReLUs in the pyramid, the context modules and a MobileNet
 
 
 # The training code makes these leaky where the pyramid is narrow, of at most 64 channels.
@@ -51,10 +51,12 @@ _RESNET50_KEY = "body.conv1.weight"
 
 def draw(builder: Builder) -> tuple[str, ...]:
     """All of it; without LandmarkHead it has no landmarks."""
-    if _RESNET50_KEY in builder.weights:
-        backbone, stages = RESNET50, _resnet50(builder)
-    else:
-        backbone, stages = MOBILENET, _mobilenet(builder)
+    backbone = RESNET50 if _RESNET50_KEY in builder.weights else MOBILENET
+    if builder.slope is not None:
+        backbone = replace(backbone, slope=builder.slope)
+    stages = (
+        _resnet50(builder) if backbone.stages == RESNET50.stages else _mobilenet(builder, backbone)
+    )
     levels = _pyramid(builder, backbone, stages)
     features = [
         _context(builder, backbone, value, f"ssh{index}") for index, value in enumerate(levels, 1)
@@ -72,9 +74,9 @@ def _activation(slope: float) -> dict[str, Any]:
     return {"activation": "leaky_relu", "slope": slope} if slope else {"activation": "relu"}
 
 
-def _mobilenet(builder: Builder) -> list[str]:
+def _mobilenet(builder: Builder, backbone: Backbone) -> list[str]:
     """Values of the three stages."""
-    leaky = _activation(MOBILENET.slope)
+    leaky = _activation(backbone.slope)
     value, values = INPUT, []
     for number, layers in enumerate(MOBILENET_STAGES, 1):
         for index, (channels, stride) in enumerate(layers):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 NETWORKS = ("slim", "rfb", *retinaface.NETWORKS)
 
 
-def make_network(network: str, *, landmarks: bool) -> Detector:
-    """One of NETWORKS with random weights.
+def make_network(network: str, *, landmarks: bool, slope: float | None = None) -> Detector:
+    """One of NETWORKS with random weights; RetinaFace's leaky ReLUs have the usual slope unless given.
 
     Raises:
         ValueError: It is none of them.
@@ -32,7 +32,7 @@ def make_network(network: str, *, landmarks: bool) -> Detector:
         raise ValueError(f"unknown network {network!r}; known: {', '.join(NETWORKS)}")
     made: Detector
     if network in retinaface.NETWORKS:
-        made = retinaface.RetinaFace(network, landmarks=landmarks)
+        made = retinaface.RetinaFace(network, landmarks=landmarks, slope=slope)
     else:
         made = UltrafaceLandmark(network) if landmarks else Ultraface(network)
     made.apply(_initialise)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,10 +35,12 @@ NETWORKS = (MOBILENET_NAME, RESNET50_NAME)
 class RetinaFace(Detector):
     """One of NETWORKS: backbone, feature pyramid, context modules and heads."""
 
-    def __init__(self, network: str, *, landmarks: bool) -> None:
+    def __init__(self, network: str, *, landmarks: bool, slope: float | None = None) -> None:
         super().__init__()
         backbone = RESNET50 if network == RESNET50_NAME else MOBILENET
-        self.body = ResNet50() if backbone is RESNET50 else MobileNet()
+        if slope is not None:
+            backbone = replace(backbone, slope=slope)
+        self.body = ResNet50() if network == RESNET50_NAME else MobileNet(backbone.slope)
         self.fpn = Pyramid(backbone)
         self.ssh1, self.ssh2, self.ssh3 = (Context(backbone) for _ in backbone.stages)
         for output, name, values in HEADS:
@@ -60,14 +63,14 @@ class RetinaFace(Detector):
 class MobileNet(nn.Module):
     """A quarter of the width; an image -> the values of its three stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, slope: float) -> None:
         super().__init__()
         before = 3
         for number, layers in enumerate(MOBILENET_STAGES, 1):
             stage = nn.Sequential()
             for after, stride in layers:
                 block = conv_norm_relu if before == 3 else depthwise_separable
-                stage.append(block(before, after, stride, slope=MOBILENET.slope))
+                stage.append(block(before, after, stride, slope=slope))
                 before = after
             self.add_module(f"stage{number}", stage)
 

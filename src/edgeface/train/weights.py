@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from .. import networks as graphs
+from .. import zoo
 from ..errors import ModelError
 from ..formats import torch_weights
 from . import retinaface
@@ -29,15 +31,17 @@ BACKBONE_KEY = "stage1.0.0.weight"
 _CLASSES = ("fc.weight", "fc.bias")
 
 
-def network_of(weights: Mapping[str, Tensor]) -> Detector:
+def network_of(weights: Mapping[str, Tensor], *, slope: float | None = None) -> Detector:
     """The network that these weights are of, with them, in evaluation mode.
+
+    Of RetinaFace, with leaky ReLUs of that slope instead of the usual one.
 
     Raises:
         ModelError: It is none known here.
     """
     graphs.build(arrays_of(weights))  # says what is missing, too many or misshapen
     network, landmarks = _described(weights)
-    made = make_network(network, landmarks=landmarks)
+    made = make_network(network, landmarks=landmarks, slope=slope)
     made.load_state_dict(dict(weights), strict=False)  # a file of PyTorch 0.3 counts no batches
     made.eval()
     return made
@@ -94,10 +98,12 @@ def open_network(path: str | os.PathLike[str]) -> Detector:
     """
     path = Path(path)
     try:
-        arrays = torch_weights.read(path.read_bytes())
+        data = path.read_bytes()
+        arrays = torch_weights.read(data)
         weights = {key: torch.tensor(value) for key, value in arrays.items()}
         if BACKBONE_KEY in weights:
             weights = _on_backbone(weights)
-        return network_of(weights)
+        published = zoo.known(hashlib.sha256(data).hexdigest())
+        return network_of(weights, slope=None if published is None else published.slope)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
