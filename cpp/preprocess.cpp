@@ -76,7 +76,7 @@ struct Blend {
     int right;
     int weight;
 };
-using Column = std::array<Blend, 3>;
+using Column = std::array<Blend, 4>;
 
 // Of samples that lie `step` bytes apart, from `offset` on.
 Blend blend(const Tap& tap, int step, int offset) {
@@ -84,69 +84,164 @@ Blend blend(const Tap& tap, int step, int offset) {
     return {left, tap.weight != 0 ? left + step : left, tap.weight};
 }
 
-// The network's colours, or Y, U and V; of two planes the one has Y in all places, the other U in two.
-Column column(const Frame& frame, bool chroma_plane, Order order, int i, int to) {
+// The network's colours, or Y, U and V.
+Column pixel_column(const Frame& frame, Order order, int i, int to) {
     Tap pixel = tap(i, frame.size.width, to);
-    const Tap chroma = chroma_tap(i, frame.size.width, to, frame.chroma_x);
     const int step = bytes_per_pixel(frame.channels);
+    Column column{};
     if (is_packed_yuv(frame.channels)) {
         pixel.first += frame.chroma_x;
+        const Tap chroma = chroma_tap(i, frame.size.width, to, frame.chroma_x);
         const int y = frame.channels == Channels::yuyv ? 0 : 1;
-        return {blend(pixel, step, y), blend(chroma, 4, 1 - y), blend(chroma, 4, 3 - y)};
+        column = {blend(pixel, step, y), blend(chroma, 4, 1 - y), blend(chroma, 4, 3 - y)};
+    } else {
+        for (int c = 0; c < 3; ++c) {
+            const int offset = step == 1 ? 0 : source_channel(frame.channels, order, c);
+            column[static_cast<std::size_t>(c)] = blend(pixel, step, offset);
+        }
     }
-    if (chroma_plane) {
-        const int u = frame.channels == Channels::nv12 ? 0 : 1;
-        return {blend(chroma, 2, u), blend(chroma, 2, u), blend(chroma, 2, 1 - u)};
-    }
-    Column colours{};
-    for (int c = 0; c < 3; ++c) {
-        const int offset = step == 1 ? 0 : source_channel(frame.channels, order, c);
-        colours[static_cast<std::size_t>(c)] = blend(pixel, step, offset);
-    }
-    return colours;
+    column[3] = column[2];
+    return column;
 }
 
-int row_bytes(const Frame& frame, bool chroma_plane) {
-    if (chroma_plane) return 2 * chroma_count(frame.size.width, frame.chroma_x);
+// Of nv12 and nv21: Y of as many pixels, from `i` on, as share it; those beyond the width repeat the last
+// one.
+Column luma_column(const Frame& frame, int pixels, int i, int to) {
+    Column column{};
+    for (int p = 0; p < 4; ++p) {
+        const int x = std::min(i + std::min(p, pixels - 1), to - 1);
+        column[static_cast<std::size_t>(p)] = blend(tap(x, frame.size.width, to), 1, 0);
+    }
+    return column;
+}
+
+// U and V of one or two.
+Column chroma_column(const Frame& frame, int pixels, int i, int to) {
+    const int u = frame.channels == Channels::nv12 ? 0 : 1;
+    Column column{};
+    for (int p = 0; p < 2; ++p) {
+        const int x = std::min(i + std::min(p, pixels - 1), to - 1);
+        const Tap chroma = chroma_tap(x, frame.size.width, to, frame.chroma_x);
+        column[2 * static_cast<std::size_t>(p)] = blend(chroma, 2, u);
+        column[2 * static_cast<std::size_t>(p) + 1] = blend(chroma, 2, 1 - u);
+    }
+    return column;
+}
+
+// What of a frame a line of columns is made from.
+enum class Plane { pixels, luma, chroma };
+
+std::vector<Column> make_columns(const Frame& frame, Plane plane, Order order, int pixels, int width) {
+    const int count = ((width + pixels - 1) / pixels + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
+    std::vector<Column> columns(static_cast<std::size_t>(count));
+    int x = 0;
+    for (Column& column : columns) {
+        const int i = std::min(x, width - 1);
+        column = plane == Plane::pixels ? pixel_column(frame, order, i, width)
+                 : plane == Plane::luma ? luma_column(frame, pixels, i, width)
+                                        : chroma_column(frame, pixels, i, width);
+        x += pixels;
+    }
+    return columns;
+}
+
+// Where the window begins from which all of a column can be blended.
+int window_of(const Column& column, int last_window) {
+    int window = last_window;
+    for (const Blend& blend : column) window = std::min(window, blend.left);
+    return window;
+}
+
+// Windows end where the row ends: nothing beyond it may be read.
+int last_window(int row_bytes) { return std::max(0, row_bytes - kWindow); }
+
+bool fit_windows(const std::vector<Column>& columns, int row_bytes) {
+    return std::all_of(columns.begin(), columns.end(), [&](const Column& column) {
+        const int end = window_of(column, last_window(row_bytes)) + kWindow;
+        return std::all_of(column.begin(), column.end(),
+                           [&](const Blend& blend) { return blend.right < end; });
+    });
+}
+
+int row_bytes(const Frame& frame, Plane plane) {
+    if (plane == Plane::chroma) return 2 * chroma_count(frame.size.width, frame.chroma_x);
     if (is_packed_yuv(frame.channels)) return 4 * chroma_count(frame.size.width, frame.chroma_x);
     return frame.size.width * bytes_per_pixel(frame.channels);
 }
 
-// The columns beyond the width repeat the last one.
-void plan_columns(PlaneResize& plane, const Frame& frame, bool chroma_plane, Order order, int width) {
-    const int count = (width + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
-    plane.windows.resize(static_cast<std::size_t>(count));
-    plane.shuffle.resize(static_cast<std::size_t>(count) * 8);
-    plane.weights.resize(static_cast<std::size_t>(count) * 4);
-    // Windows end where the row ends: nothing beyond it may be read.
-    const int last_window = std::max(0, plane.row_bytes - kWindow);
-    for (int i = 0; i < count; ++i) {
-        const Column blends = column(frame, chroma_plane, order, std::min(i, width - 1), width);
-        int window = last_window;
-        for (const Blend& blend : blends) window = std::min(window, blend.left);
-        plane.windows[static_cast<std::size_t>(i)] = window;
+void set_columns(PlaneResize& plane, const std::vector<Column>& columns) {
+    plane.windows.resize(columns.size());
+    plane.shuffle.resize(columns.size() * 8);
+    plane.weights.resize(columns.size() * 4);
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+        const int window = window_of(columns[i], last_window(plane.row_bytes));
+        plane.windows[i] = window;
         // Two columns share a shuffle: the second's window, and its places, lie behind the first's.
-        const int second = i % 2;
+        const std::size_t second = i % 2;
         std::uint8_t* shuffle = plane.shuffle.data() + i / 2 * 16 + second * 4;
-        for (std::size_t c = 0; c < blends.size(); ++c) {
-            const auto [left, right, weight] = blends[c];
-            assert(right - window < kWindow);
-            shuffle[c] = static_cast<std::uint8_t>(second * kWindow + left - window);
-            shuffle[8 + c] = static_cast<std::uint8_t>(second * kWindow + right - window);
-            plane.weights[4 * static_cast<std::size_t>(i) + c] =
-                static_cast<std::int16_t>(weight * (32768 / kWeightOne));
+        const int before = static_cast<int>(second) * kWindow - window;
+        for (std::size_t c = 0; c < 4; ++c) {
+            const auto [left, right, weight] = columns[i][c];
+            shuffle[c] = static_cast<std::uint8_t>(before + left);
+            shuffle[8 + c] = static_cast<std::uint8_t>(before + right);
+            plane.weights[4 * i + c] = static_cast<std::int16_t>(weight * (32768 / kWeightOne));
         }
     }
 }
 
-PlaneResize plan_plane(const Frame& frame, bool chroma_plane, Order order, Size to) {
+PlaneResize plan_plane(const Frame& frame, Plane kind, Order order, Size to) {
     PlaneResize plane;
-    plane.row_bytes = row_bytes(frame, chroma_plane);
-    plan_columns(plane, frame, chroma_plane, order, to.width);
-    plane.rows = row_taps(frame, to.height, chroma_plane);
+    plane.row_bytes = row_bytes(frame, kind);
+    // As many pixels a column as its window reaches: the further the frame is reduced, the fewer.
+    plane.pixels = kind == Plane::luma ? 4 : kind == Plane::chroma ? 2 : 1;
+    std::vector<Column> columns = make_columns(frame, kind, order, plane.pixels, to.width);
+    while (!fit_windows(columns, plane.row_bytes)) {
+        assert(plane.pixels > 1);
+        plane.pixels /= 2;
+        columns = make_columns(frame, kind, order, plane.pixels, to.width);
+    }
+    set_columns(plane, columns);
+    plane.rows = row_taps(frame, to.height, kind == Plane::chroma);
     plane.resized.resize(2 * plane.weights.size());
-    plane.line.resize(plane.weights.size());
+    plane.line.resize(plane.weights.size() + kLinePadding);
     return plane;
+}
+
+// BT.601 in limited range (Y 16 to 235, U and V 16 to 240), which V4L2 means unless a driver says otherwise.
+// In 1/8192: 255 / 219; and 255 / 224 times 1.402, 0.714136, 0.344136 and 1.772.
+struct Colour {
+    int middle;
+    std::int16_t red, green, blue;
+};
+constexpr Colour kYuv[3] = {{16, 9539, 9539, 9539}, {128, 0, -3209, 16525}, {128, 13075, -6660, 0}};
+
+// Y, U or V (0 to 2) as they lie in a plane's line: `per_pixel` places a pixel, this one's the `place`-th.
+Samples plan_samples(const PlaneResize& plane, int index, int per_pixel, int place, Order order) {
+    Samples samples{};
+    samples.step = 4 / plane.pixels;
+    samples.middle = kYuv[index].middle;
+    for (int p = 0; p < 16; ++p) {
+        const int pixel = p / 4;
+        samples.order[p] =
+            static_cast<std::uint8_t>(pixel / plane.pixels * 4 + pixel % plane.pixels * per_pixel + place);
+    }
+    const auto [middle, red, green, blue] = kYuv[index];
+    const bool is_bgr = order == Order::bgr;
+    samples.factor[0] = is_bgr ? blue : red;
+    samples.factor[1] = green;
+    samples.factor[2] = is_bgr ? red : blue;
+    return samples;
+}
+
+void plan_colours(ResizePlan& plan, Order order) {
+    const PlaneResize& luma = plan.planes.front();
+    const PlaneResize& chroma = plan.planes.back();
+    const bool packed = plan.planes.size() == 1;
+    plan.yuv[0] = plan_samples(luma, 0, 1, 0, order);
+    plan.yuv[1] = plan_samples(chroma, 1, 2, packed ? 1 : 0, order);
+    plan.yuv[2] = plan_samples(chroma, 2, 2, packed ? 2 : 1, order);
+    const int groups = (plan.to.width + kColumnGroup - 1) / kColumnGroup;
+    plan.colours.resize(static_cast<std::size_t>(groups * kColumnGroup * 4));
 }
 
 const PreprocessKernels* find_kernels(std::string_view isa) {
@@ -165,10 +260,11 @@ const PreprocessKernels* find_kernels(std::string_view isa) {
 // Makes a plane's resized rows from top to bottom in its line, each source row interpolated once.
 class RowSource {
   public:
-    RowSource(const std::uint8_t* pixels, std::ptrdiff_t row_stride, PlaneResize& plane,
+    RowSource(const std::uint8_t* pixels, std::ptrdiff_t row_stride, int places, PlaneResize& plane,
               const PreprocessKernels& kernels)
         : pixels_(pixels),
           row_stride_(row_stride),
+          places_(places),
           plane_(plane),
           kernels_(kernels),
           first_{-1, plane.resized.data()},
@@ -181,7 +277,7 @@ class RowSource {
         fill(first_, tap.first);
         if (tap.weight != 0) fill(second_, tap.first + 1);
         kernels_.blend_rows(first_.values, tap.weight != 0 ? second_.values : first_.values, tap.weight,
-                            static_cast<int>(plane_.line.size()), plane_.line.data());
+                            plane_.places(), plane_.line.data());
     }
 
   private:
@@ -207,7 +303,7 @@ class RowSource {
         if (held.row == row) return;
         held.row = row;
         const Columns columns{plane_.windows.data(), plane_.shuffle.data(), plane_.weights.data(),
-                              static_cast<int>(plane_.windows.size())};
+                              static_cast<int>(plane_.windows.size()), places_};
         const std::uint8_t* pixels = pixels_ + row * row_stride_;
         if (plane_.row_bytes >= kWindow) return kernels_.resize_columns(columns, pixels, held.values);
         std::array<std::uint8_t, kWindow> narrow{};
@@ -217,6 +313,7 @@ class RowSource {
 
     const std::uint8_t* pixels_;
     std::ptrdiff_t row_stride_;
+    int places_;
     PlaneResize& plane_;
     const PreprocessKernels& kernels_;
     Held first_;
@@ -224,26 +321,9 @@ class RowSource {
     int prefetched_ = -1;
 };
 
-std::uint8_t clipped(int value) { return static_cast<std::uint8_t>(std::clamp(value, 0, 255)); }
-
-// BT.601 in limited range (Y 16 to 235, U and V 16 to 240), which V4L2 means unless a driver says otherwise.
-// In 1/8192: 255 / 219; and 255 / 224 times 1.402, 0.714136, 0.344136 and 1.772.
-void to_colours(const std::uint8_t* luma, const std::uint8_t* chroma, std::size_t count, Order order,
-                std::uint8_t* __restrict out) {
-    const std::size_t red = order == Order::bgr ? 2 : 0;
-    for (std::size_t i = 0; i < count; i += 4) {
-        const int y = 9539 * (luma[i] - 16) + 4096;
-        const int u = chroma[i + 1] - 128;
-        const int v = chroma[i + 2] - 128;
-        out[i + red] = clipped((y + 13075 * v) >> 13);
-        out[i + 1] = clipped((y - 6660 * v - 3209 * u) >> 13);
-        out[i + 2 - red] = clipped((y + 16525 * u) >> 13);
-    }
-}
-
 // BT.601 luma in 8-bit fixed point, as JPEG and OpenCV weigh the colours; of gray it is that gray.
-void to_gray(std::vector<std::uint8_t>& line) {
-    for (std::size_t i = 0; i < line.size(); i += 4) {
+void to_gray(std::uint8_t* line, int width) {
+    for (int i = 0; i < 4 * width; i += 4) {
         line[i] = static_cast<std::uint8_t>((77 * line[i] + 150 * line[i + 1] + 29 * line[i + 2] + 128) >> 8);
     }
 }
@@ -383,18 +463,19 @@ template <typename T>
 void write_frame(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input) {
     const Writer<T> writer(spec, input, *plan.kernels);
     PlaneResize& first = plan.planes.front();
-    RowSource rows(frame.pixels, frame.row_stride, first, *plan.kernels);
-    RowSource chroma(frame.chroma, frame.chroma_stride, plan.planes.back(), *plan.kernels);
-    std::vector<std::uint8_t>& line = is_yuv(plan.channels) ? plan.colours : first.line;
+    const int places = plan.planes.size() > 1 ? 4 : 3;
+    PlaneResize& last = plan.planes.back();
+    RowSource rows(frame.pixels, frame.row_stride, places, first, *plan.kernels);
+    RowSource chroma(frame.chroma, frame.chroma_stride, places, last, *plan.kernels);
+    plan.yuv[0].line = first.line.data();
+    plan.yuv[1].line = plan.yuv[2].line = last.line.data();
+    std::uint8_t* line = plan.colours.empty() ? first.line.data() : plan.colours.data();
     for (int y = 0; y < plan.to.height; ++y) {
         rows.make(static_cast<std::size_t>(y));
         if (plan.planes.size() > 1) chroma.make(static_cast<std::size_t>(y));
-        if (is_yuv(plan.channels)) {
-            to_colours(first.line.data(), plan.planes.back().line.data(), line.size(), spec.channels,
-                       line.data());
-        }
-        if (spec.channels == Order::gray) to_gray(line);
-        writer.row(line.data(), y, plan.to.width);
+        if (!plan.colours.empty()) plan.kernels->convert_pixels(plan.yuv, plan.to.width, line);
+        if (spec.channels == Order::gray) to_gray(line, plan.to.width);
+        writer.row(line, y, plan.to.width);
     }
     writer.clear(plan.to.width, 0, input.size.width, plan.to.height);
     writer.clear(0, plan.to.height, input.size.width, input.size.height);
@@ -420,10 +501,13 @@ ResizePlan plan_resize(const Frame& frame, const InputSpec& spec, const Preproce
     plan.chroma_x = frame.chroma_x;
     plan.chroma_y = frame.chroma_y;
     plan.to = spec.resize == Resize::letterbox ? letterboxed(frame.size, spec.size) : spec.size;
-    plan.planes.push_back(plan_plane(frame, false, spec.channels, plan.to));
-    if (has_chroma_plane(frame.channels))
-        plan.planes.push_back(plan_plane(frame, true, spec.channels, plan.to));
-    if (is_yuv(frame.channels)) plan.colours.resize(plan.planes.front().line.size());
+    if (has_chroma_plane(frame.channels)) {
+        plan.planes.push_back(plan_plane(frame, Plane::luma, spec.channels, plan.to));
+        plan.planes.push_back(plan_plane(frame, Plane::chroma, spec.channels, plan.to));
+    } else {
+        plan.planes.push_back(plan_plane(frame, Plane::pixels, spec.channels, plan.to));
+    }
+    if (is_yuv(frame.channels)) plan_colours(plan, spec.channels);
     plan.placement.scale_x = static_cast<float>(frame.size.width) / static_cast<float>(plan.to.width);
     plan.placement.scale_y = static_cast<float>(frame.size.height) / static_cast<float>(plan.to.height);
     plan.kernels = &kernels;

@@ -19,12 +19,15 @@ struct Tap {
 // The resize of one of a frame's planes, and the rows it works in.
 struct PlaneResize {
     int row_bytes = 0;
+    int pixels = 1;                     // of the network that share a column's four places
     std::vector<std::int32_t> windows;  // with the next two, Columns
     std::vector<std::uint8_t> shuffle;
     std::vector<std::int16_t> weights;
     std::vector<Tap> rows;
     std::vector<std::int16_t> resized;  // two source rows after the horizontal pass
-    std::vector<std::uint8_t> line;     // one finished row
+    std::vector<std::uint8_t> line;     // one finished row, and kLinePadding
+
+    int places() const { return static_cast<int>(weights.size()); }
 };
 
 // Everything about a resize that is the same from frame to frame.
@@ -36,6 +39,7 @@ struct ResizePlan {
     Size to;  // the part of the network input that the frame covers, from its top left corner
     std::vector<PlaneResize> planes;    // one, or that of Y and that of U and V
     std::vector<std::uint8_t> colours;  // of YUV frames: one finished row, converted
+    Samples yuv[3] = {};                // and what it is converted from
     Placement placement;
     const PreprocessKernels* kernels = nullptr;
 

@@ -32,6 +32,25 @@ struct Shorts {
             _mm_packus_epi16(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
     }
 
+    void store_clamped(std::uint8_t* to) const {
+        const __m256i rounded = _mm256_srai_epi16(_mm256_add_epi16(v, _mm256_set1_epi16(16)), 5);
+        _mm_storeu_si128(
+            reinterpret_cast<__m128i*>(to),
+            _mm_packus_epi16(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
+    }
+
+    static __m128i four_pixels(const std::uint8_t* from, const std::uint8_t* order) {
+        return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)),
+                                _mm_loadu_si128(reinterpret_cast<const __m128i*>(order)));
+    }
+    static Shorts broadcast_pixel(const std::int16_t* from) {
+        long long pixel;
+        __builtin_memcpy(&pixel, from, sizeof pixel);
+        return {_mm256_set1_epi64x(pixel)};
+    }
+    static Shorts spread(const std::uint8_t* from, int, const std::uint8_t* order) {
+        return {_mm256_slli_epi16(_mm256_cvtepu8_epi16(four_pixels(from, order)), 7)};
+    }
     static __m128i two_windows(const std::uint8_t* row, const std::int32_t* windows) {
         long long bytes[2];
         __builtin_memcpy(&bytes[0], row + windows[0], kWindow);
@@ -92,8 +111,8 @@ struct Floats {
 
 #include "preprocess_body.h"
 
-const PreprocessKernels kKernels = {"avx2",          resize_columns,   blend_rows,
-                                    normalise_plane, normalise_pixels, map_pixels<Floats>};
+const PreprocessKernels kKernels = {"avx2",           resize_columns, blend_rows,        normalise_plane,
+                                    normalise_pixels, convert_pixels, map_pixels<Floats>};
 
 }  // namespace
 

@@ -27,6 +27,26 @@ struct Shorts {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(rounded));
     }
 
+    void store_clamped(std::uint8_t* to) const {
+        const __m512i rounded = _mm512_srai_epi16(_mm512_add_epi16(v, _mm512_set1_epi16(16)), 5);
+        const __m512i positive = _mm512_max_epi16(rounded, _mm512_setzero_si512());
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtusepi16_epi8(positive));
+    }
+
+    static __m128i four_pixels(const std::uint8_t* from, const std::uint8_t* order) {
+        return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)),
+                                _mm_loadu_si128(reinterpret_cast<const __m128i*>(order)));
+    }
+    static Shorts broadcast_pixel(const std::int16_t* from) {
+        long long pixel;
+        __builtin_memcpy(&pixel, from, sizeof pixel);
+        return {_mm512_set1_epi64(pixel)};
+    }
+    static Shorts spread(const std::uint8_t* from, int step, const std::uint8_t* order) {
+        const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(four_pixels(from, order)),
+                                                      four_pixels(from + 4 * step, order), 1);
+        return {_mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 7)};
+    }
     static __m128i two_windows(const std::uint8_t* row, const std::int32_t* windows) {
         long long bytes[2];
         __builtin_memcpy(&bytes[0], row + windows[0], kWindow);
@@ -85,8 +105,8 @@ struct Floats {
 
 #include "preprocess_body.h"
 
-const PreprocessKernels kKernels = {"avx512",        resize_columns,   blend_rows,
-                                    normalise_plane, normalise_pixels, map_pixels<Floats>};
+const PreprocessKernels kKernels = {"avx512",         resize_columns, blend_rows,        normalise_plane,
+                                    normalise_pixels, convert_pixels, map_pixels<Floats>};
 
 }  // namespace
 

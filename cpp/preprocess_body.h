@@ -3,7 +3,9 @@
 //
 // Shorts: `lanes` int16, four to a column. load, store, broadcast, add, subtract; rounded_product, (a * b +
 // 2^14) >> 15; high_product, (a * b) >> 16; store_rounded, (a + 64) >> 7 as bytes. load_taps gathers the
-// windows of lanes / 4 columns and shuffles them; left and right are their pixels times 128.
+// windows of lanes / 4 columns and shuffles them; left and right are their pixels times 128. spread gives
+// samples of lanes / 4 pixels, times 128, to all four places of each; broadcast_pixel repeats four places;
+// store_clamped, (a + 16) >> 5 as bytes, from 0 to 255.
 //
 // Floats: `lanes` float32, four to a pixel in some. broadcast, broadcast_pixel, from_pixels, from_channel (of
 // as many pixels as lanes), add, subtract, multiply, min, max, store; store_pixels and store_rounded_pixels
@@ -13,7 +15,8 @@
 // what the linker picks for another.
 
 void resize_columns(const Columns& columns, const std::uint8_t* row, std::int16_t* out) {
-    const auto [windows, shuffle, weights, count] = columns;
+    const auto [windows, shuffle, weights, count, places] = columns;
+    (void)places;  // the fourth costs nothing
     for (int i = 0; i < count; i += Shorts::lanes / 4) {
         const Shorts::Taps taps = Shorts::load_taps(row, windows + i, shuffle + 8 * i);
         const Shorts left = Shorts::left(taps);
@@ -77,6 +80,22 @@ void normalise_pixels(const std::uint8_t* line, int width, const float* mean, co
         return Floats::multiply(Floats::subtract(Floats::from_pixels(line + 4 * x), means), scales);
     };
     store_line(width, out, values, [](const Floats& pixels, float* to) { pixels.store_pixels(to); });
+}
+
+void convert_pixels(const Samples (&yuv)[3], int width, std::uint8_t* out) {
+    const auto [y, u, v] = yuv;
+    const Shorts middles[3] = {Shorts::broadcast(128 * y.middle), Shorts::broadcast(128 * u.middle),
+                               Shorts::broadcast(128 * v.middle)};
+    const Shorts factors[3] = {Shorts::broadcast_pixel(y.factor), Shorts::broadcast_pixel(u.factor),
+                               Shorts::broadcast_pixel(v.factor)};
+    const auto term = [&](const Samples& samples, int i, int x) {
+        const Shorts values = Shorts::spread(samples.line + x * samples.step, samples.step, samples.order);
+        return Shorts::rounded_product(Shorts::subtract(values, middles[i]), factors[i]);
+    };
+    for (int x = 0; x < width; x += Shorts::lanes / 4) {
+        const Shorts sum = Shorts::add(Shorts::add(term(y, 0, x), term(u, 1, x)), term(v, 2, x));
+        sum.store_clamped(out + 4 * x);
+    }
 }
 
 template <typename F>

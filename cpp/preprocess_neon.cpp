@@ -34,6 +34,14 @@ struct Shorts {
     static Shorts high_product(Shorts a, Shorts b) { return {vqdmulhq_s16(a.v, vshrq_n_s16(b.v, 1))}; }
     void store_rounded(std::uint8_t* to) const { vst1_u8(to, vqrshrun_n_s16(v, 7)); }
 
+    void store_clamped(std::uint8_t* to) const { vst1_u8(to, vqrshrun_n_s16(v, 5)); }
+
+    static Shorts broadcast_pixel(const std::int16_t* from) {
+        return {vcombine_s16(vld1_s16(from), vld1_s16(from))};
+    }
+    static Shorts spread(const std::uint8_t* from, int, const std::uint8_t* order) {
+        return {vreinterpretq_s16_u16(vshll_n_u8(vtbl1_u8(vld1_u8(from), vld1_u8(order)), 7))};
+    }
     static Taps load_taps(const std::uint8_t* row, const std::int32_t* windows, const std::uint8_t* shuffle) {
         return shuffled(vld1_u8(row + windows[0]), vld1_u8(row + windows[1]), vld1q_u8(shuffle));
     }
@@ -105,8 +113,8 @@ struct Floats {
 
 #include "preprocess_body.h"
 
-const PreprocessKernels kKernels = {"neon",          resize_columns,   blend_rows,
-                                    normalise_plane, normalise_pixels, map_pixels<Floats>};
+const PreprocessKernels kKernels = {"neon",           resize_columns, blend_rows,        normalise_plane,
+                                    normalise_pixels, convert_pixels, map_pixels<Floats>};
 
 }  // namespace
 

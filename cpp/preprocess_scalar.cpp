@@ -6,23 +6,29 @@ namespace edgeface {
 namespace {
 
 // `places` count from kBefore bytes before the window.
-template <int kBefore>
+template <int kPlaces, int kBefore>
 void resize_column(const std::uint8_t* window, const std::uint8_t* places, const std::int16_t* weights,
                    std::int16_t* out) {
-    for (int c = 0; c < 3; ++c) {
+    for (int c = 0; c < kPlaces; ++c) {
         const int left = window[places[c] - kBefore];
         const int right = window[places[8 + c] - kBefore];
         out[c] = static_cast<std::int16_t>(128 * left + (((right - left) * weights[c] + 128) >> 8));
     }
 }
 
-void resize_columns(const Columns& columns, const std::uint8_t* row, std::int16_t* out) {
-    const auto [windows, shuffle, weights, count] = columns;
-    for (int i = 0; i < count; i += 2) {
-        const std::uint8_t* places = shuffle + 8 * i;
-        resize_column<0>(row + windows[i], places, weights + 4 * i, out + 4 * i);
-        resize_column<kWindow>(row + windows[i + 1], places + 4, weights + 4 * i + 4, out + 4 * i + 4);
+template <int kPlaces>
+void resize_places(const Columns& columns, const std::uint8_t* row, std::int16_t* out) {
+    for (int i = 0; i < columns.count; i += 2) {
+        const std::int32_t* windows = columns.windows + i;
+        const std::uint8_t* places = columns.shuffle + 8 * i;
+        const std::int16_t* weights = columns.weights + 4 * i;
+        resize_column<kPlaces, 0>(row + windows[0], places, weights, out + 4 * i);
+        resize_column<kPlaces, kWindow>(row + windows[1], places + 4, weights + 4, out + 4 * i + 4);
     }
+}
+
+void resize_columns(const Columns& columns, const std::uint8_t* row, std::int16_t* out) {
+    columns.places == 4 ? resize_places<4>(columns, row, out) : resize_places<3>(columns, row, out);
 }
 
 void blend_rows(const std::int16_t* first, const std::int16_t* second, int weight, int count,
@@ -48,8 +54,23 @@ void normalise_pixels(const std::uint8_t* line, int width, const float* mean, co
     }
 }
 
-const PreprocessKernels kKernels = {"scalar",        resize_columns,   blend_rows,
-                                    normalise_plane, normalise_pixels, nullptr};
+int term(const Samples& samples, int x, int place) {
+    // Four pixels' samples lie together; where they begin is that of the first.
+    const int value = samples.line[x / 4 * 4 * samples.step + samples.order[x % 4 * 4]];
+    return ((value - samples.middle) * samples.factor[place] + 128) >> 8;
+}
+
+void convert_pixels(const Samples (&yuv)[3], int width, std::uint8_t* out) {
+    for (int x = 0; x < width; ++x) {
+        for (int c = 0; c < 3; ++c) {
+            const int sum = (term(yuv[0], x, c) + term(yuv[1], x, c) + term(yuv[2], x, c) + 16) >> 5;
+            out[4 * x + c] = static_cast<std::uint8_t>(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+        }
+    }
+}
+
+const PreprocessKernels kKernels = {"scalar",         resize_columns, blend_rows, normalise_plane,
+                                    normalise_pixels, convert_pixels, nullptr};
 
 }  // namespace
 

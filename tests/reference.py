@@ -149,10 +149,16 @@ def resize_yuv(frame, channels, width, height, roi=None):
 
 
 def yuv_to_rgb(yuv):
-    """BT.601, limited range, integers: the coefficients in 1/8192."""
+    """BT.601, limited range, integers: the coefficients in 1/8192, each product rounded to 1/32."""
     y, u, v = np.moveaxis(yuv.astype(np.int64) - (16, 128, 128), -1, 0)
-    rgb = [9539 * y + 13075 * v, 9539 * y - 6660 * v - 3209 * u, 9539 * y + 16525 * u]
-    return np.clip((np.stack(rgb, axis=-1) + 4096) // 8192, 0, 255)
+
+    def product(value, coefficient):
+        return (value * coefficient + 128) // 256
+
+    luma = product(y, 9539)
+    red, green = luma + product(v, 13075), luma + product(v, -6660) + product(u, -3209)
+    rgb = np.stack([red, green, luma + product(u, 16525)], axis=-1)
+    return np.clip((rgb + 16) // 32, 0, 255)
 
 
 def yuv_to_rgb_float(yuv):

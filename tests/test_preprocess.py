@@ -270,6 +270,11 @@ CAMERA_SIZES = [
 ]
 
 
+# By how much integers are off: coefficients by 1/16384, of Y to 239, U and V to 128; three products by 1/64
+# each; and the result by 1/2.
+CONVERSION = (239 + 2 * 128) / 16384 + 3 / 64 + 1 / 2
+
+
 def camera_noise(size, channels, seed=0):
     """Every Y, U and V there is, with those that are no colour."""
     width, height = size
@@ -372,8 +377,8 @@ def test_at_the_frames_own_size_its_colours_are_those_of_the_definition(size, ch
     got = run_camera(frame, channels, size, mean=(0, 0, 0), scale=(1, 1, 1))
     want = reference.yuv_to_rgb_float(upsampled(frame, channels))
     # Y is exact, as its weights are; U and V, of weights 1/4 and 3/4, are rounded to 1/128 and to 1. At most
-    # 2.0172 of that is in a colour; then the coefficients are off by 1/16384, and the result is rounded.
-    bound = 2 * 1.772 * 127.5 / 112 / 2 * (1 / 256 + 1 / 2) + (239 + 2 * 128) / 16384 + 1 / 2
+    # 2.0172 of that is in a colour (green has less of both).
+    bound = 255 / 224 * 1.772 * (1 / 256 + 1 / 2) + CONVERSION
     assert np.abs(got[0].transpose(1, 2, 0) - want).max() <= bound
 
 
@@ -387,7 +392,7 @@ def test_a_camera_frame_is_resized_as_its_planes_are(network, channels):
     got = run_camera(frame, channels, network, mean=(0, 0, 0), scale=(1, 1, 1))
     # Y, U and V are off as in test_the_resize_is_bilinear; blue has the largest sum of coefficients.
     error = 2 * 255 / 4096 + 1 / 256 + 1 / 2
-    bound = (255 / 219 + 255 / 224 * 1.772) * error + (239 + 2 * 128) / 16384 + 1 / 2
+    bound = (255 / 219 + 255 / 224 * 1.772) * error + CONVERSION
     assert np.abs(got[0].transpose(1, 2, 0) - want).max() <= bound
 
 
