@@ -16,7 +16,7 @@ from edgeface.faces import Faces
 from edgeface.formats import onnx, tmfile
 from edgeface.graph import Conv, Node, Relu
 from edgeface.model import Model
-from edgeface.quantization import agreement, equalization, observing, ranges, rounding
+from edgeface.quantization import agreement, equalization, logits, observing, ranges, rounding
 from edgeface.quantization.pictures import Pictures
 from reference import (
     ISAS,
@@ -119,7 +119,7 @@ def test_a_histogram_of_zeros_alone_has_no_magnitude():
     other = observing.Histogram()
     other.merge(histogram)
     assert (other.largest, other.zeros, other.counts.sum()) == (0, 7, 0)
-    assert [method.range_of(other) for method in METHODS] == [1, 1, 1]
+    assert {method.range_of(other) for method in METHODS} == {1}
 
 
 def test_a_probe_shows_every_value_though_operators_share_memory():
@@ -544,7 +544,7 @@ def test_no_picture_is_an_error():
 
 
 def test_signal_to_noise_is_that_of_all_values_on_all_frames():
-    options = quantization.Options(equalize=False)
+    options = quantization.Options(quantization.Method("mse"), logits=False, equalize=False)
     found = quantization.quantize(little(), frames(3), options)
     own = rounding.with_own_constants(little().graph)
     step = found.graph.tensors["input"].quantization.scale[0]
@@ -641,6 +641,107 @@ def test_ranges_that_are_far_too_small_are_noticed():
     method = quantization.Method("percentile", 30)
     found = quantization.quantize(little(), frames(), quantization.Options(method=method))
     assert quantization.problems(found.agreement, quantization.Limits())
+
+
+# --- Logits ------------------------------------------------------------------------------------------------
+
+
+def test_scores_from_before_the_softmax_are_the_same_scores():
+    opened = little()
+    changed = logits.with_logits(opened)
+    kinds = [[node.kind for node in one.graph.nodes] for one in (opened, changed)]
+    assert kinds[1] == [kind for kind in kinds[0] if kind != "Softmax"]
+    assert (opened.spec.heads.activation, changed.spec.heads.activation) == ("none", "softmax")
+    assert changed.graph.outputs == opened.graph.outputs
+    for frame in frames(2):
+        one, other = (detected(model, frame) for model in (opened, changed))
+        assert len(one) > 0
+        # exp() of a difference here, of each logit there: some roundings of numbers of about 1.
+        assert_allclose(one, other, rtol=0, atol=1e-3)
+
+
+def detected(opened, frame):
+    """(N, 5) faces."""
+    core_spec = model.core_spec(opened.spec)
+    found = _core.Detector(
+        native.open_graph(opened.graph, 1), core_spec, agreement._options(opened.spec)
+    )
+    return found.detect(frame, "bgr", (0, 0, frame.shape[1], frame.shape[0]))[0]
+
+
+def ending(make):
+    """A model whose scores, of two columns, are what `make` adds to their logits."""
+    b = Builder(3, 16, 16)
+    rows = b.rows(b.conv("input", 4, 8, stride=8, pads=(0, 0, 0, 0)), 2, name="logits")
+    boxes = b.rows(b.conv("input", 8, 8, stride=8, pads=(0, 0, 0, 0)), 4, name="boxes")
+    graph = b.graph(make(b, rows), boxes)
+    return Model(Path("it"), graph, detector_spec(graph, scores=graph.outputs[0]), "")
+
+
+def test_scores_that_end_otherwise_stay_as_they_are():
+    plain = ending(lambda _, rows: rows)
+    over_rows = ending(lambda b, rows: b.softmax(rows, 1, name="scores"))
+    for opened in (plain, over_rows):
+        assert logits.with_logits(opened) is opened
+    seen = ending(lambda b, rows: b.softmax(rows, 2, name="scores"))
+    graph = dataclasses.replace(seen.graph, outputs=(*seen.graph.outputs, "logits"))
+    opened = dataclasses.replace(seen, graph=graph)
+    assert logits.with_logits(opened) is opened
+
+
+def softmaxed(opened):
+    return logits.with_logits(opened).graph, logits.with_logits(opened).spec.heads
+
+
+def values_of_heads(graph, image):
+    """By output, in float64 arithmetic."""
+    values = run_graph(graph, image)
+    return {name: values[name] for name in graph.outputs}
+
+
+def test_balanced_and_staggered_logits_have_the_same_difference():
+    graph, heads = softmaxed(little())
+    graph = rounding.with_own_constants(graph)
+    half = logits.balanced(graph, heads)
+    moved = logits.staggered(half, heads, {heads.scores: 3.5})
+    quarter = 3.5 / 127 / 4
+    for image in images(graph, 2):
+        plain, one, other = (values_of_heads(g, image) for g in (graph, half, moved))
+        (want, lost), (got, _), (after, _) = (found[heads.scores] for found in (plain, one, other))
+        # Weights of the last layer are rounded once more, after halving: as much as is lost in it already.
+        close = {"rtol": 0, "atol": 2 * float(lost.max()) + 4 * ROUNDING * np.abs(want).max()}
+        assert_allclose(got[..., 1], (want[..., 1] - want[..., 0]) / 2, **close)
+        assert_allclose(got[..., 0], -got[..., 1], **close)
+        assert_allclose(after, got + quarter, **close)
+        assert_array_equal(plain[heads.boxes][0], other[heads.boxes][0])
+
+
+def test_balanced_logits_that_decide_have_most_of_the_steps():
+    graph, heads = softmaxed(little())
+    graph = rounding.with_own_constants(graph)
+    scored = set(logits._before(graph, heads.scores))
+    assert (
+        len(scored) == 7
+    )  # of two levels: a convolution, a transpose and a reshape; and what joins them
+    wide = dict.fromkeys(made(graph), 9.0)
+    found = logits.limited(wide, graph, heads)
+    assert {name for name, limit in found.items() if limit == logits.LOGIT_RANGE} == scored
+    assert all(limit == 9.0 for name, limit in found.items() if name not in scored)
+    small = {**wide, **dict.fromkeys(scored, 2.0)}
+    assert logits.limited(small, graph, heads) == small
+
+
+def test_logits_that_something_else_reads_are_left_alone():
+    graph, heads = softmaxed(little())
+    graph = rounding.with_own_constants(graph)
+    [first, *_] = [node.output for node in logits._makers(graph, heads)]
+    seen = dataclasses.replace(graph, outputs=(*graph.outputs, first))
+    assert logits._makers(seen, heads) == []
+    wide = dict.fromkeys(made(graph), 9.0)
+    assert logits.balanced(seen, heads).tensors == seen.tensors
+    assert logits.limited(wide, seen, heads) == wide
+    none = dataclasses.replace(heads, activation="none")
+    assert logits._makers(graph, none) == []
 
 
 # --- Tengine ---------------------------------------------------------------------------------------------

@@ -91,6 +91,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--keep-softmax",
+        action="store_true",
+        help="for programs that read scores without the spec: coarser, in steps of 1/127",
+    )
+    parser.add_argument(
         "--no-equalize", action="store_true", help="leave channels as unequal as they are"
     )
     parser.add_argument(
@@ -124,13 +129,14 @@ def run(arguments: argparse.Namespace) -> int:
     if problems and not force:
         print(f"{target} is not written; --force writes it all the same")
         return FAILED
-    is_same = _write(opened, found, target, force=force)
+    is_same = _write(found, target, force=force)
     return 0 if is_same and not problems and not console.failures else FAILED
 
 
 def _options(arguments: argparse.Namespace) -> Options:
     return quantization.Options(
         method=quantization.Method(arguments.method, arguments.percentile),
+        logits=not arguments.keep_softmax,
         equalize=not arguments.no_equalize,
         rounding=quantization.Rounding(
             scale_steps=arguments.scale_steps,
@@ -169,10 +175,10 @@ def _quantized(
         return quantization.quantize(opened, pictures, options)
 
 
-def _write(opened: Model, found: Quantized, target: Path, *, force: bool) -> bool:
+def _write(found: Quantized, target: Path, *, force: bool) -> bool:
     """Whether the file, read again, computes what it was made from."""
     # Measured in float32, and of that file.
-    spec = dataclasses.replace(opened.spec, ap={}, sha256=None)
+    spec = dataclasses.replace(found.spec, ap={}, sha256=None)
     size, sidecar = convert.save(found.graph, spec, target, force=force)
     print(f"wrote {target}: {size:,} bytes")
     print(f"spec inside {target}" if sidecar is None else f"spec {sidecar}")

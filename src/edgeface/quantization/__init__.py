@@ -21,12 +21,13 @@ from .agreement import (
     worst_layers,
 )
 from .equalization import equalized
+from .logits import balanced, limited, staggered, with_logits
 from .observing import observe
 from .ranges import METHODS, Method, choose
 from .rounding import Rounding, rounded_graph, with_own_constants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from ..graph import Graph
     from ..model import Model
     from ..spec import ModelSpec
+    from .observing import Statistics
 
 __all__ = [
     "MARGINAL_SCORE",
     "METHODS",
     "Agreement",
+    "Calibrated",
     "FaceErrors",
     "Layer",
     "Limits",
@@ -46,6 +49,7 @@ __all__ = [
     "Options",
     "Quantized",
     "Rounding",
+    "calibrate",
     "problems",
     "quantize",
     "worst_layers",
@@ -54,19 +58,31 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Options:
-    """What is done to the network; the defaults are what the benchmarks found best."""
+    """What is done to the network; the defaults are what came nearest to float32."""
 
     method: Method = field(default_factory=Method)
+    logits: bool = True  # scores as they are before their softmax, which is left to the detector
     equalize: bool = True
     rounding: Rounding = field(default_factory=Rounding)
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A network in int8 and how far it is from what it was made from."""
+    """A network in int8, its spec, and how far it is from what it was made from."""
 
     graph: Graph
+    spec: ModelSpec
     agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float32 network that is ready to be rounded."""
+
+    graph: Graph  # every convolution with constants of its own and a bias
+    spec: ModelSpec
+    statistics: Mapping[str, Statistics]
+    ranges: Mapping[str, float]  # the largest magnitude that is kept, by value
 
 
 def quantize(
@@ -86,18 +102,31 @@ def quantize(
         ValueError: There is no frame.
     """
     options = options or Options()
-    if opened.graph.is_quantized:
-        raise ModelError(f"{opened.path} is quantised already; expected a float32 model")
     if iter(frames) is frames:
         frames = list(frames)
-    graph = with_own_constants(opened.graph)
-    statistics = observe(graph, _images(frames, opened.spec))
+    found = calibrate(opened, frames, options)
+    integers = rounded_graph(found.graph, found.ranges, found.statistics, options.rounding)
+    return Quantized(integers, found.spec, compare(found.graph, integers, found.spec, frames))
+
+
+def calibrate(opened: Model, frames: Iterable[NDArray[np.uint8]], options: Options) -> Calibrated:
+    """All of `quantize` but the rounding: what training goes on from."""
+    if opened.graph.is_quantized:
+        raise ModelError(f"{opened.path} is quantised already; expected a float32 model")
+    if options.logits:
+        opened = with_logits(opened)
+    graph, spec = with_own_constants(opened.graph), opened.spec
+    if options.logits:
+        graph = balanced(graph, spec.heads)
+    statistics = observe(graph, _images(frames, spec))
     if options.equalize:
         graph = equalized(graph, statistics)
-        statistics = observe(graph, _images(frames, opened.spec))
-    ranges = choose(graph, statistics, options.method, opened.spec.input)
-    integers = rounded_graph(graph, ranges, statistics, options.rounding)
-    return Quantized(integers, compare(graph, integers, opened.spec, frames))
+        statistics = observe(graph, _images(frames, spec))
+    ranges = choose(graph, statistics, options.method, spec.input)
+    if options.logits:
+        ranges = limited(ranges, graph, spec.heads)
+        graph = staggered(graph, spec.heads, ranges)
+    return Calibrated(graph, spec, statistics, ranges)
 
 
 def _images(frames: Iterable[NDArray[np.uint8]], spec: ModelSpec) -> Iterator[NDArray[np.float32]]:
