@@ -20,6 +20,10 @@ set(CMAKE_STRIP "${CMAKE_CURRENT_LIST_DIR}/../strip.py")
 set(CMAKE_CXX_FLAGS_INIT "-O3 -fno-sanitize=all")
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 
+# Nothing of this machine is asked for: FindPython would take the host's python3.X-config, of whatever version, for
+# the target's.
+set(CMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH OFF)
+set(CMAKE_FIND_USE_CMAKE_SYSTEM_PATH OFF)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE BOTH)
