@@ -459,11 +459,14 @@ def test_the_documented_loop_without_opencv_finds_faces(
     path, frames, monkeypatch, tmp_path, capsys
 ):
     frame = frames["nv12"]
-    rows = np.full((len(frame) + 2, 256), 7, np.uint8)  # and more than the picture after it
-    rows[: len(frame), : frame.shape[1]] = frame
+    rows = np.full((len(frame), 256), 7, np.uint8)
+    rows[:, : frame.shape[1]] = frame
     shape = types.SimpleNamespace(bytes_per_line=256)
     given = types.SimpleNamespace(
-        data=rows.tobytes(), format=shape, width=frame.shape[1], height=len(frame) // 3 * 2
+        data=rows.tobytes() + bytes(99),
+        format=shape,
+        width=frame.shape[1],
+        height=len(frame) // 3 * 2,
     )
 
     class Device:
