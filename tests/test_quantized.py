@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -1083,18 +1085,22 @@ def test_every_isa_and_thread_count_finds_the_same_bytes(models, resize, dtype, 
     assert len(digests) == 1
 
 
-# --- The released networks --------------------------------------------------------------------------------
+# --- The released networks, and ours ----------------------------------------------------------------------
 
 PHOTOGRAPHS = ("1.jpg", "2.jpg", "3.jpg", "10.jpg", "17.jpg", "26.jpg")
-# sha256 of the six photographs' pixels, and of both heads' stored bytes, photograph after photograph. There is
+# sha256 of the six photographs' pixels, and of all heads' stored bytes, photograph after photograph. There is
 # no outside truth for the bytes: this engine made them (`python tests/test_quantized.py`, x86-64), and the
 # test below holds them against the reference. Any machine, ISA and number of threads must give the same.
 PIXELS = "908c92d2a80c279e7f76de5c6bc347f018f0550d57a406f274ea2b41550c9bcb"
 GOLDEN = {
-    "rfb320-int8": "986d623ee3b4de7f00462af47827bde2cbdd1539c9b254d0040acbca03bb8338",
-    "rfb320-uint8": "9f3fde4057587a3b62517b755816ffd50ca2a99e6d2713bf10434fcb639ed67c",
+    "released/rfb320-int8": "986d623ee3b4de7f00462af47827bde2cbdd1539c9b254d0040acbca03bb8338",
+    "released/rfb320-uint8": "9f3fde4057587a3b62517b755816ffd50ca2a99e6d2713bf10434fcb639ed67c",
 }
-released = pytest.mark.parametrize("name", GOLDEN)
+FOLDERS = {
+    "released": SHARED / "weights" / "tmfile",
+    "ours": Path(__file__).parents[1] / "models",
+}
+every_model = pytest.mark.parametrize("name", GOLDEN)
 
 
 @functools.cache
@@ -1116,7 +1122,8 @@ def digest(arrays):
 
 @functools.cache
 def opened(name):
-    return model.load(SHARED / "weights" / "tmfile" / f"{name}.tmfile")
+    folder, stem = name.split("/")
+    return model.load(FOLDERS[folder] / f"{stem}.tmfile")
 
 
 def heads_of_photographs(name, isa, threads):
@@ -1126,21 +1133,28 @@ def heads_of_photographs(name, isa, threads):
     heads = []
     for frame in photographs():
         core.detect(frame, "bgr", (0, 0, frame.shape[1], frame.shape[0]))
-        heads += [runner.output("scores").copy(), runner.output("boxes").copy()]
+        heads += [runner.output(head).copy() for head in found.graph.outputs]
     return heads
+
+
+def test_of_every_model_of_ours_the_bytes_are_known():
+    names = [f"ours/{path.stem}" for path in FOLDERS["ours"].glob("*.tmfile")]
+    graphs = {name: opened(name).graph for name in names}
+    quantised = {name for name, g in graphs.items() if g.tensors[g.input].dtype != np.float32}
+    assert quantised <= set(GOLDEN), "python tests/test_quantized.py ours/NAME tells them"
 
 
 @needs_shared
 @every_isa
 @every_count
-@released
+@every_model
 def test_photographs_give_the_same_bytes_on_every_machine(name, isa, threads):
     needs_these_pixels()
     assert digest(heads_of_photographs(name, isa, threads)) == GOLDEN[name]
 
 
 @needs_shared
-@released
+@every_model
 def test_the_bytes_of_photographs_are_those_of_the_reference(name):
     found = opened(name)
     spec, graph = found.spec, found.graph
@@ -1159,11 +1173,12 @@ def test_the_bytes_of_photographs_are_those_of_the_reference(name):
             graph.tensors[graph.input],
         )
         values = run_quantized(graph, image)
-        for head, got in zip(("scores", "boxes"), heads[2 * i :]):
+        for head, got in zip(graph.outputs, heads[len(graph.outputs) * i :]):
             assert_array_equal(got, values[head][0])
 
 
 if __name__ == "__main__":
-    print(f'PIXELS = "{digest(photographs())}"')
-    for golden in GOLDEN:
-        print(f'    "{golden}": "{digest(heads_of_photographs(golden, "scalar", 1))}",')
+    print(f"pixels: {digest(photographs())}")
+    for golden in sys.argv[1:] or GOLDEN:
+        for one in _core.isas():
+            print(f"{golden}, {one}: {digest(heads_of_photographs(golden, one, 1))}")
