@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import reference
 from edgeface import FaceDetector, ModelError, detector, fitting, zoo
@@ -153,6 +153,29 @@ def test_a_region_is_followed_like_a_frame(path, opened):
     alone = follows.detect(np.ascontiguousarray(frame[30:78, 40:104]))
     assert len(faces) == len(alone) > 0
     assert_array_equal(faces.scores, alone.scores)
+
+
+def test_a_jpeg_that_is_decoded_smaller_is_followed_at_its_own_size(path, opened):
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    frame = np.full((320, 640, 3), 90, np.uint8)
+    cv2.circle(frame, (400, 150), 90, (150, 190, 230), -1)
+    jpeg = cv2.imencode(".jpg", frame)[1]
+    options = {"input_size": "frame", "max_side": 96, "score_threshold": 0.3, "levels": (16,)}
+    small = FaceDetector(path, channels="mjpeg", **options).detect(jpeg)
+    assert opened == [(96, 64), (96, 48)]
+    whole = FaceDetector(path, **options).detect(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    assert len(small) == len(whole) > 0
+    # A quarter of the JPEG's sides is no more than an input of 96 needs; the two are resized differently.
+    assert_allclose(small.boxes, whole.boxes, rtol=0, atol=0.02 * 640)
+
+
+def test_min_face_is_in_pixels_of_the_whole_jpeg(path):
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    jpeg = cv2.imencode(".jpg", picture(768, 512))[1]  # eight times the input
+    for min_face, strides in [(319, (8, 16)), (320, (16,))]:
+        one = FaceDetector(path, channels="mjpeg", min_face=min_face)
+        one.detect(jpeg)
+        assert one.spec.priors.strides == strides
 
 
 def test_resize_says_what_becomes_of_the_rest(path):

@@ -319,14 +319,15 @@ def _reopened(
 
 def _rule(opened: model.Model, options: Options) -> fitting.Rule:
     follows = options.input_size == fitting.FRAME
-    # Other networks run with every level, whatever the smallest face.
-    trims = options.min_face > 0 and trim.can_trim(opened.graph, opened.spec)
+    strides = options.levels
+    if strides is None and not (options.min_face > 0 and trim.can_trim(opened.graph, opened.spec)):
+        strides = opened.spec.priors.strides
     return fitting.Rule(
         priors=opened.spec.priors,
         size=None if follows else opened.graph.input_size,
         max_side=options.max_side,
-        strides=None if options.levels is None else tuple(options.levels),
-        min_face=float(options.min_face) if trims else 0.0,
+        strides=None if strides is None else tuple(strides),
+        min_face=float(options.min_face),
     )
 
 

@@ -43,7 +43,7 @@ class Rule:
     size: tuple[int, int] | None  # of its input; None: the frame's
     max_side: int  # of the frame inside such an input
     strides: tuple[int, ...] | None  # of the levels; None: those that min_face needs
-    min_face: float  # in frame pixels; 0 needs every level
+    min_face: float  # in frame pixels
 
     def fit(self, frame_width: int, frame_height: int) -> Fit:
         """For a frame or region of that size."""
