@@ -56,8 +56,8 @@ ModelSpec make_spec(int width, int height, const std::string& channels, std::arr
                     std::array<float, 3> scale, const std::string& resize, std::vector<int> strides,
                     std::vector<std::vector<float>> min_sizes, const std::string& grid, bool clip,
                     std::array<float, 2> variances, const std::string& scores, const std::string& boxes,
-                    const std::string& landmarks, const std::string& encoding,
-                    const std::string& activation) {
+                    const std::string& landmarks, const std::string& encoding, const std::string& activation,
+                    const std::string& objectness) {
     ModelSpec spec;
     spec.input.size = {width, height};
     spec.input.channels =
@@ -68,12 +68,14 @@ ModelSpec make_spec(int width, int height, const std::string& channels, std::arr
         parse<Resize>({{"stretch", Resize::stretch}, {"letterbox", Resize::letterbox}}, resize, "resize");
     spec.priors.strides = std::move(strides);
     spec.priors.min_sizes = std::move(min_sizes);
-    spec.priors.grid = parse<Grid>({{"cell", Grid::cell}, {"stride", Grid::stride}}, grid, "grid");
+    spec.priors.grid =
+        parse<Grid>({{"cell", Grid::cell}, {"stride", Grid::stride}, {"corner", Grid::corner}}, grid, "grid");
     spec.priors.clip = clip;
     spec.priors.variances = variances;
     spec.heads.scores = scores;
     spec.heads.boxes = boxes;
     spec.heads.landmarks = landmarks;
+    spec.heads.objectness = objectness;
     spec.heads.encoding = parse<Encoding>({{"offsets", Encoding::offsets}, {"corners", Encoding::corners}},
                                           encoding, "encoding");
     spec.heads.activation = parse<Activation>({{"none", Activation::none}, {"softmax", Activation::softmax}},
@@ -291,17 +293,20 @@ FloatArray prior_array(const ModelSpec& spec) {
 
 FloatArray decode_heads(const DenseArray& scores, const DenseArray& boxes,
                         const std::optional<DenseArray>& landmarks, const ModelSpec& spec,
-                        float score_threshold, std::array<float, 2> min_face) {
+                        float score_threshold, std::array<float, 2> min_face,
+                        const std::optional<DenseArray>& objectness) {
     const std::vector<Prior> priors = make_priors(spec.priors, spec.input.size);
     const auto head = [](const DenseArray& array, const std::string& name) {
         return Head{array.data(), as_output(array, name).rows, as_output(array, name).columns};
     };
-    Heads heads{head(scores, "scores"), head(boxes, "boxes"), {}};
+    Heads heads{head(scores, "scores"), head(boxes, "boxes"), {}, {}};
     if (landmarks) heads.landmarks = head(*landmarks, "landmarks");
+    if (objectness) heads.objectness = head(*objectness, "objectness");
     const auto rows = static_cast<int>(priors.size());
     const bool fit = heads.scores.rows == rows && heads.boxes.rows == rows && heads.boxes.columns == 4 &&
                      (heads.scores.columns == 1 || heads.scores.columns == 2) &&
-                     (!landmarks || (heads.landmarks.rows == rows && heads.landmarks.columns == 10));
+                     (!landmarks || (heads.landmarks.rows == rows && heads.landmarks.columns == 10)) &&
+                     (!objectness || (heads.objectness.rows == rows && heads.objectness.columns == 1));
     if (!fit) throw ModelError("the heads do not fit the spec's " + std::to_string(rows) + " priors");
     const Point smallest{min_face[0], min_face[1]};
     return as_rows(decode(heads, priors, spec, spec.input.size, score_threshold, smallest),
@@ -434,10 +439,10 @@ void bind_errors() {
 }
 
 void bind_detector(py::module_& m) {
-    py::class_<ModelSpec>(m, "Spec").def(py::init(&make_spec), py::kw_only(), "width"_a, "height"_a,
-                                         "channels"_a, "mean"_a, "scale"_a, "resize"_a, "strides"_a,
-                                         "min_sizes"_a, "grid"_a, "clip"_a, "variances"_a, "scores"_a,
-                                         "boxes"_a, "landmarks"_a, "encoding"_a, "activation"_a);
+    py::class_<ModelSpec>(m, "Spec").def(
+        py::init(&make_spec), py::kw_only(), "width"_a, "height"_a, "channels"_a, "mean"_a, "scale"_a,
+        "resize"_a, "strides"_a, "min_sizes"_a, "grid"_a, "clip"_a, "variances"_a, "scores"_a, "boxes"_a,
+        "landmarks"_a, "encoding"_a, "activation"_a, "objectness"_a = "");
     py::class_<Options>(m, "Options")
         .def(py::init(&make_options), py::kw_only(), "score_threshold"_a, "iou_threshold"_a, "nms"_a,
              "max_faces"_a, "pre_nms_top_k"_a, "min_face"_a, "isa"_a = "");
@@ -454,7 +459,7 @@ void bind_detector(py::module_& m) {
           "chroma"_a = py::none());
     m.def("make_priors", &prior_array, "spec"_a);
     m.def("decode", &decode_heads, "scores"_a, "boxes"_a, "landmarks"_a, "spec"_a, "score_threshold"_a,
-          "min_face"_a = std::array<float, 2>{0, 0});
+          "min_face"_a = std::array<float, 2>{0, 0}, "objectness"_a = py::none());
     m.def(
         "non_max_suppression",
         [](const DenseArray& candidates, const Options& options) {

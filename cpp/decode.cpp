@@ -60,11 +60,12 @@ bool reaches(const Box& box, Point min_face) {
 // The face's score of one row, or -1 when it cannot reach the threshold (NaN included).
 class Scores {
   public:
-    Scores(const Head& scores, Activation activation, float threshold)
-        : scores_(scores),
+    Scores(const Heads& heads, Activation activation, float threshold)
+        : scores_(heads.scores),
+          objectness_(heads.objectness),
           softmax_(activation == Activation::softmax),
           threshold_(threshold),
-          bound_(softmax_ ? logit_bound(threshold) : threshold) {}
+          bound_(softmax_ ? logit_bound(least(threshold)) : least(threshold)) {}
 
     float operator[](int row) const {
         const float* values = scores_.data + static_cast<std::ptrdiff_t>(row) * scores_.columns;
@@ -72,11 +73,19 @@ class Scores {
         if (softmax_ && scores_.columns == 2) score -= values[0];
         if (!(score >= bound_)) return -1;
         if (softmax_) score = sigmoid(score);
-        return score >= threshold_ ? std::min(score, 1.0F) : -1;
+        score = std::min(score, 1.0F);
+        if (is_divided()) score = std::sqrt(score * std::clamp(objectness_.data[row], 0.0F, 1.0F));
+        return score >= threshold_ ? score : -1;
     }
 
   private:
+    bool is_divided() const { return objectness_.data != nullptr; }
+
+    // Of what the objectness, at most 1, is multiplied with. A little low, since squares and roots round.
+    float least(float threshold) const { return is_divided() ? threshold * threshold * 0.999F : threshold; }
+
     Head scores_;
+    Head objectness_;
     bool softmax_;
     float threshold_;
     float bound_;
@@ -88,7 +97,7 @@ std::vector<Detection> decode(const Heads& heads, const std::vector<Prior>& prio
                               Size input, float score_threshold, Point min_face) {
     std::vector<Detection> found;
     found.reserve(kExpectedCandidates);
-    const Scores scores(heads.scores, spec.heads.activation, score_threshold);
+    const Scores scores(heads, spec.heads.activation, score_threshold);
     for (int row = 0; row < heads.scores.rows; ++row) {
         // Most priors are background: skip them before the exp() of decode_offsets.
         const float score = scores[row];

@@ -10,9 +10,10 @@
 namespace edgeface {
 
 struct Heads {
-    Head scores;     // 1 column: the face's; 2: background, face
-    Head boxes;      // 4 columns
-    Head landmarks;  // 10 columns, or no data
+    Head scores;      // 1 column: the face's; 2: background, face
+    Head boxes;       // 4 columns
+    Head landmarks;   // 10 columns, or no data
+    Head objectness;  // 1 column, or no data: scores are then sqrt(score * objectness), both 0 to 1
 };
 
 // Candidates whose score reaches the threshold and whose longer side reaches min_face, in network input

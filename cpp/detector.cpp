@@ -126,6 +126,7 @@ Heads Detector::heads() {
     heads.scores = head(spec_.heads.scores, 1, 2, reals_[0]);
     heads.boxes = head(spec_.heads.boxes, 4, 4, reals_[1]);
     if (has_landmarks()) heads.landmarks = head(spec_.heads.landmarks, 10, 10, reals_[2]);
+    if (!spec_.heads.objectness.empty()) heads.objectness = head(spec_.heads.objectness, 1, 1, reals_[3]);
     return heads;
 }
 

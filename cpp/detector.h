@@ -58,7 +58,7 @@ class Detector {
     std::vector<Prior> priors_;
     const PreprocessKernels& kernels_;
     ResizePlan resize_;
-    std::array<std::vector<float>, 3> reals_;  // quantised heads as real numbers
+    std::array<std::vector<float>, 4> reals_;  // quantised heads as real numbers
     std::mutex mutex_;                         // one set of buffers, one frame at a time
 };
 

@@ -9,9 +9,18 @@ namespace {
 int cells(int size, int stride) { return (size + stride - 1) / stride; }
 
 // `cell` spreads the centres over the input whatever its size; `stride` puts them where the stride
-// says, which goes past the edge when it does not divide the size. Weights are trained with one of them.
+// says, which goes past the edge when it does not divide the size; `corner` puts them half a stride before.
+// Weights are trained with one of them.
 double centre(Grid grid, int index, int count, int stride, int size) {
-    return grid == Grid::cell ? (index + 0.5) / count : (index + 0.5) * stride / size;
+    switch (grid) {
+        case Grid::cell:
+            return (index + 0.5) / count;
+        case Grid::stride:
+            return (index + 0.5) * stride / size;
+        case Grid::corner:
+            return static_cast<double>(index) * stride / size;
+    }
+    return 0;
 }
 
 float limited(double value, bool clip) {

@@ -11,7 +11,7 @@ namespace edgeface {
 
 enum class Order { rgb, bgr, gray };
 enum class Resize { stretch, letterbox };
-enum class Grid { cell, stride };
+enum class Grid { cell, stride, corner };
 enum class Encoding { offsets, corners };
 enum class Activation { none, softmax };
 
@@ -34,7 +34,8 @@ struct PriorSpec {
 struct HeadSpec {
     std::string scores;
     std::string boxes;
-    std::string landmarks;  // empty: the model has none
+    std::string landmarks;   // empty: the model has none
+    std::string objectness;  // empty: the score is not divided
     Encoding encoding = Encoding::offsets;
     Activation activation = Activation::none;  // what decode still has to apply to the scores
 };

@@ -228,6 +228,7 @@ def core_spec(**changes):
         "landmarks": "",
         "encoding": "offsets",
         "activation": "none",
+        "objectness": "",
     }
     assert set(changes) <= set(values)
     return _core.Spec(**{**values, **changes})

@@ -23,11 +23,22 @@ def spec(**changes):
     return reference.core_spec(width=WIDTH, height=HEIGHT, clip=False, **LEVELS, **changes)
 
 
-def decode(scores=None, boxes=None, landmarks=None, *, threshold=0.0, min_face=(0, 0), **changes):
+def decode(
+    scores=None,
+    boxes=None,
+    landmarks=None,
+    *,
+    threshold=0.0,
+    min_face=(0, 0),
+    objectness=None,
+    **changes,
+):
     scores = np.ones((COUNT, 1)) if scores is None else scores
     boxes = np.zeros((COUNT, 4)) if boxes is None else boxes
     heads = [None if head is None else np.float32(head) for head in (scores, boxes, landmarks)]
-    return _core.decode(*heads, spec(**changes), threshold, min_face)
+    if objectness is not None:
+        objectness = np.float32(objectness)
+    return _core.decode(*heads, spec(**changes), threshold, min_face, objectness)
 
 
 def offsets(seed, columns=4, scale=2.0):
@@ -89,6 +100,37 @@ def test_a_threshold_of_one_keeps_certainty_alone():
 def test_scores_that_are_applied_already_come_from_the_last_column():
     both = np.random.default_rng(2).uniform(size=(COUNT, 2)).astype(np.float32)
     assert_array_equal(decode(both)[:, 4], both[:, 1])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-6, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("activation", ["none", "softmax"])
+def test_the_score_is_the_root_of_its_product_with_the_objectness(activation, threshold):
+    random = np.random.default_rng(4)
+    scores = random.normal(scale=3, size=(COUNT, 1)).astype(np.float32)
+    objectness = random.uniform(-0.2, 1.2, (COUNT, 1)).astype(np.float32)  # limited to 0..1
+    scores[0], objectness[0] = (40 if activation == "softmax" else 1.5), 1
+    share = (
+        reference.sigmoid(np.float64(scores)) if activation == "softmax" else np.minimum(scores, 1)
+    )
+    want = np.sqrt(np.maximum(share, 0) * np.clip(np.float64(objectness), 0, 1)).ravel()
+    want = np.where(scores.ravel() < 0, -1, want) if activation == "none" else want
+    # As below for the share; then a product and a root, which halves what is lost before.
+    bound = (np.abs(scores.ravel()) + 4) / 2 * reference.ROUNDING * np.abs(want) + 1e-7 * want
+    got = decode(scores, threshold=threshold, activation=activation, objectness=objectness)
+    # Every box of a prior is its own: its row tells which prior it was.
+    rows = decode(threshold=0)[:, :4]
+    match = (rows[:, None] == got[None, :, :4]).all(axis=2)
+    kept = match.any(axis=1)
+    clear = np.abs(want - threshold) > bound
+    assert kept[(want >= threshold) & clear].all()
+    assert not kept[(want < threshold) & clear].any()
+    assert (np.abs(got[:, 4] - want[kept]) <= bound[kept]).all()
+    assert kept[0]
+
+
+def test_an_objectness_of_other_rows_is_refused():
+    with pytest.raises(ModelError, match="the heads do not fit the spec's"):
+        decode(objectness=np.ones((COUNT - 1, 1)))
 
 
 @pytest.mark.parametrize("columns", [1, 2])

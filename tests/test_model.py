@@ -131,28 +131,6 @@ def test_the_table_goes_before_the_shapes(path, monkeypatch):
     assert model.load(path).spec.name == "ultraface"
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80\x02}."])
-def test_a_published_file_that_cannot_run_says_what_it_needs(path, monkeypatch, data):
-    path.write_bytes(data)
-    publish(monkeypatch, path, name="blaze", family="blazeface", missing="its own anchors")
-    message = r"mine.pth: this is blaze of https://github.com/.*not supported yet: it needs its own"
-    with pytest.raises(ModelError, match=message):
-        model.load(path)
-
-
-@needs_shared
-@pytest.mark.parametrize(
-    ("file", "needs"),
-    [
-        ("yunet/yunet_n_320_320.onnx", "boxes around points"),
-        ("yunet/yunet_n_dynamic.onnx", "boxes around points"),
-    ],
-)
-def test_released_files_that_do_not_run_say_what_they_need(file, needs):
-    with pytest.raises(ModelError, match=f"not supported yet: it needs .*{needs}"):
-        model.load(WEIGHTS / file)
-
-
 # --- The released files on photographs ---------------------------------------------------------------
 
 

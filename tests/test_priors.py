@@ -54,6 +54,19 @@ def test_priors_are_those_of_the_training_code(width, height):
     assert_array_equal(core_priors(width, height), want.astype(np.float32))
 
 
+def test_points_are_the_corners_of_the_cells_whose_stride_is_their_size():
+    strides = (8, 32)
+    sizes = tuple((float(stride),) for stride in strides)
+    got = core_priors(96, 64, strides=strides, min_sizes=sizes, grid="corner", clip=False)
+    want = [
+        (x / 96, y / 64, stride / 96, stride / 64)
+        for stride in strides
+        for y in range(0, 64, stride)
+        for x in range(0, 96, stride)
+    ]
+    assert_array_equal(got, np.float32(want))
+
+
 @pytest.mark.parametrize(
     ("width", "height", "count"), [(320, 240, 4420), (640, 480, 17640), (128, 96, 708)]
 )
@@ -130,7 +143,7 @@ def test_the_wrong_grid_is_up_to_15_pixels_off_at_320x240():
         ({"strides": (8, 16)}, "different lengths"),
         ({"strides": (8, 16, 32, 0)}, "stride is not positive"),
         ({"width": 0}, "input size is not positive"),
-        ({"grid": "hexagon"}, "grid is 'hexagon'; expected one of cell, stride"),
+        ({"grid": "hexagon"}, "grid is 'hexagon'; expected one of cell, corner, stride"),
         ({"channels": "hsv"}, "channels is 'hsv'"),
         ({"resize": "crop"}, "resize is 'crop'"),
         ({"encoding": "polar"}, "encoding is 'polar'"),

@@ -79,7 +79,7 @@ REQUIRED = [
     *("name", "input", "priors", "heads", "score_threshold", "iou_threshold"),
     *(f"input.{f.name}" for f in dataclasses.fields(specs.InputSpec)),
     *(f"priors.{f.name}" for f in dataclasses.fields(specs.PriorSpec)),
-    *(f"heads.{f.name}" for f in dataclasses.fields(specs.HeadSpec)),
+    *(f"heads.{f.name}" for f in dataclasses.fields(specs.HeadSpec) if f.name != "objectness"),
 ]
 
 
@@ -94,6 +94,10 @@ def test_a_missing_key_is_named(path):
 def test_what_does_not_change_the_result_may_be_left_out(path):
     read = specs.from_json(changed(path, del_))
     assert not getattr(read, path)
+
+
+def test_heads_without_an_objectness_need_not_say_so():
+    assert specs.from_json(changed("heads.objectness", del_)).heads.objectness is None
 
 
 @pytest.mark.parametrize("where", ["", "input.", "priors.", "heads."])

@@ -30,6 +30,7 @@ class Spec:
         landmarks: str,
         encoding: str,
         activation: str,
+        objectness: str = ...,
     ) -> None: ...
 
 class Options:
@@ -150,6 +151,7 @@ def decode(
     spec: Spec,
     score_threshold: float,
     min_face: Sequence[float] = ...,
+    objectness: Floats | None = ...,
 ) -> Floats: ...
 def non_max_suppression(candidates: Floats, options: Options) -> Floats: ...
 def isas() -> list[str]: ...

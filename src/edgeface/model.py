@@ -14,6 +14,7 @@ from . import _core, networks, zoo
 from . import spec as specs
 from .errors import ModelError
 from .formats import onnx, tmfile, torch_weights
+from .heads import joined
 
 if TYPE_CHECKING:
     import os
@@ -64,6 +65,7 @@ def load(
     opened = _opened(path)
     found, source = _find_spec(path, opened, spec)
     try:
+        opened = opened._replace(graph=joined(opened.graph, found))
         _check_fit(opened, found)
         _check_decoding(opened, found)
     except ModelError as error:
@@ -98,11 +100,6 @@ def _opened(path: Path) -> _Opened:
     try:
         return reader(data, published)
     except ModelError as error:
-        if published is not None and published.missing is not None:
-            raise ModelError(
-                f"{path}: this is {published.name} of {published.source}, which is not supported yet: "
-                f"it needs {published.missing}"
-            ) from None
         raise ModelError(f"{path}: {error}") from None
 
 
@@ -111,7 +108,7 @@ def _from_tmfile(data: bytes, published: zoo.Published | None) -> _Opened:
 
 
 def _from_onnx(data: bytes, published: zoo.Published | None) -> _Opened:
-    found = onnx.load(data)
+    found = onnx.load(data, published.size if published is not None else None)
     return _Opened(data, published, found.graph, found.decoding, found.metadata)
 
 
@@ -137,7 +134,7 @@ def _find_spec(
         return specs.from_json(opened.metadata[METADATA_KEY]), "the file's metadata"
     graph = opened.graph
     published = opened.published
-    if published is not None and published.family in zoo.FAMILIES:
+    if published is not None:
         return zoo.published_spec(published, graph), f"the published file {published.file}"
     recognised = zoo.recognised(graph)
     if recognised is not None:
@@ -160,9 +157,7 @@ def _check_fit(opened: _Opened, spec: ModelSpec) -> None:
         raise ModelError(f"the network's input is {graph.input_size}, the spec's {size}")
     if spec.input.name != graph.input:
         raise ModelError(f"the network's input is '{graph.input}', the spec's '{spec.input.name}'")
-    heads = [spec.heads.scores, spec.heads.boxes]
-    heads += [spec.heads.landmarks] if spec.heads.landmarks is not None else []
-    missing = [name for name in heads if name not in graph.outputs]
+    missing = [name for name in spec.heads.roles.values() if name not in graph.outputs]
     if missing:
         raise ModelError(f"the network has outputs {graph.outputs}; the spec names {missing[0]!r}")
     # Before the core makes them: a small spec may ask for any number.
@@ -205,4 +200,5 @@ def core_spec(spec: ModelSpec) -> _core.Spec:
         landmarks=spec.heads.landmarks or "",
         encoding=spec.heads.encoding,
         activation=spec.heads.activation,
+        objectness=spec.heads.objectness or "",
     )

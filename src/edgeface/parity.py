@@ -201,13 +201,8 @@ def _heads(one: End, other: End) -> list[tuple[str, str]]:
     """The outputs that mean the same, by their specs or else by name."""
     if one.spec is None or other.spec is None:
         return [(name, name) for name in one.graph.outputs if name in other.graph.outputs]
-    roles = [
-        (one.spec.heads.scores, other.spec.heads.scores),
-        (one.spec.heads.boxes, other.spec.heads.boxes),
-    ]
-    if one.spec.heads.landmarks is not None and other.spec.heads.landmarks is not None:
-        roles.append((one.spec.heads.landmarks, other.spec.heads.landmarks))
-    return roles
+    names, others = one.spec.heads.roles, other.spec.heads.roles
+    return [(name, others[role]) for role, name in names.items() if role in others]
 
 
 def _probabilities(

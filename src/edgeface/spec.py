@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 CHANNELS = ("rgb", "bgr", "gray")
 RESIZES = ("stretch", "letterbox")
-GRIDS = ("cell", "stride")
+GRIDS = ("cell", "stride", "corner")
 ENCODINGS = ("offsets", "corners")
 ACTIVATIONS = ("none", "softmax")
+ROLES = ("scores", "boxes", "landmarks", "objectness")
 # Of an input's width and height, and so of a stride.
 MAX_SIZE = 1 << 14
 MAX_FLOAT = 3.4e38
@@ -66,11 +67,15 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The boxes that the regression is relative to: one list of min_sizes (input pixels) a stride."""
+    """The boxes that the regression is relative to: one list of min_sizes (input pixels) a stride.
+
+    On the grid "corner" they are points: their sizes are units of the regression and say nothing of faces.
+    """
 
     strides: tuple[int, ...]
     min_sizes: tuple[tuple[float, ...], ...]
-    grid: str  # cell: centre (j + 0.5) / columns; stride: (j + 0.5) * stride / width
+    # cell: centre (j + 0.5) / columns; stride: (j + 0.5) * stride / width; corner: j * stride / width
+    grid: str
     clip: bool
     variances: tuple[float, float]  # of the centre, of the size
 
@@ -88,6 +93,10 @@ class PriorSpec:
         _one_of(self.grid, GRIDS, "priors.grid")
         _finite(self.variances, "priors.variances")
 
+    @property
+    def are_points(self) -> bool:
+        return self.grid == "corner"
+
     def count(self, width: int, height: int) -> int:
         """Number of priors, and so of rows in every head, at that input size."""
         return sum(self.level_counts(width, height))
@@ -102,13 +111,24 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The network's outputs, each with a row for every prior."""
+    """The network's outputs, each with a row for every prior.
+
+    A name with {stride} in it stands for an output a level, in the order of the strides; they are joined when
+    the model is opened.
+    """
 
     scores: str
     boxes: str
     landmarks: Optional[str]  # None: the model has none
     encoding: str  # offsets: relative to the priors; corners: x1, y1, x2, y2 relative to the input
     activation: str  # what still has to be applied to the scores: softmax for logits, else none
+    objectness: Optional[str] = None  # the score is the root of the product with it; None: as it is
+
+    @property
+    def roles(self) -> Dict[str, str]:
+        """The names of the outputs that there are, by what they are."""
+        names = {role: getattr(self, role) for role in ROLES}
+        return {role: name for role, name in names.items() if name is not None}
 
     def __post_init__(self) -> None:
         _one_of(self.encoding, ENCODINGS, "heads.encoding")

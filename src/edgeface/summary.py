@@ -137,8 +137,13 @@ def summarise(
 
 def face_sizes(
     spec: ModelSpec, width: int, height: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The (width, height) of the smallest and of the largest min_size in a frame of that size."""
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """The (width, height) of the smallest and of the largest min_size in a frame of that size.
+
+    None where these say nothing of faces.
+    """
+    if spec.priors.are_points:
+        return None
     x, y = width / spec.input.width, height / spec.input.height
     if spec.input.resize == "letterbox":
         x = y = max(x, y)

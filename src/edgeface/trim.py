@@ -39,8 +39,10 @@ def dispensable_from(priors: PriorSpec) -> dict[int, float]:
     """By stride, the smallest face wanted from which on a level is not needed, in input pixels.
 
     It is the level's `largest_face`, if a coarser one has priors as small as that: what is wanted overlaps
-    those better. One level always stays and is not among them.
+    those better. One level always stays and is not among them; all of them do where priors are only points.
     """
+    if priors.are_points:
+        return {}
     levels = sorted(zip(priors.strides, priors.min_sizes), key=lambda level: max(level[1]))
     found: dict[int, float] = {}
     least = 0.0
@@ -91,9 +93,8 @@ def trimmed(graph: Graph, spec: ModelSpec, strides: Sequence[int]) -> tuple[Grap
 
 def _joins(graph: Graph, spec: ModelSpec) -> set[str]:
     """The outputs of the Concats that join the heads' levels."""
-    heads = (spec.heads.scores, spec.heads.boxes, spec.heads.landmarks)
     rows = spec.priors.level_counts(*graph.input_size)
-    return {_join(graph, head, rows) for head in heads if head is not None}
+    return {_join(graph, head, rows) for head in spec.heads.roles.values()}
 
 
 def _join(graph: Graph, head: str, rows: Sequence[int]) -> str:

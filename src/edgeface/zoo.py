@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import heads
+from .errors import ModelError
 from .graph import Softmax
 from .spec import HeadSpec, InputSpec, ModelSpec, PriorSpec
 
@@ -30,7 +32,6 @@ class Published:
     ap: Mapping[str, float]  # on WIDER FACE val as that project publishes it, by its own protocol
     protocol: str
     slope: float | None = None  # of leaky ReLUs in weights, where not the usual one
-    missing: str | None = None  # what it needs and edgeface lacks; None: it runs
 
 
 # Ultra-Light's strides and min_sizes. The variants with landmarks kept them, but not how priors are placed.
@@ -128,11 +129,50 @@ def retinaface_320(graph: Graph) -> ModelSpec:
     )
 
 
+def yunet(graph: Graph) -> ModelSpec:
+    """YuNet: the constants of libfacedetection.train, and the thresholds of OpenCV's FaceDetectorYN.
+
+    Its priors are points, the corners of the cells; offsets are in strides. Four heads a level, of which two make
+    the score; all of them end in what they mean. The eye on the left in the image comes first, as here.
+    """
+    width, height = graph.input_size
+    return ModelSpec(
+        name="yunet",
+        input=InputSpec(
+            name=graph.input,
+            width=width,
+            height=height,
+            channels="bgr",
+            mean=(0.0, 0.0, 0.0),
+            scale=(1.0, 1.0, 1.0),
+            resize="letterbox",
+        ),
+        priors=PriorSpec(
+            strides=(8, 16, 32),
+            min_sizes=((8.0,), (16.0,), (32.0,)),
+            grid="corner",
+            clip=False,
+            variances=(1.0, 1.0),
+        ),
+        heads=HeadSpec(
+            scores="cls_{stride}",
+            boxes="bbox_{stride}",
+            landmarks="kps_{stride}",
+            encoding="offsets",
+            activation="none",
+            objectness="obj_{stride}",
+        ),
+        score_threshold=0.9,
+        iou_threshold=0.3,
+    )
+
+
 _SPECS: dict[str, Callable[[Graph], ModelSpec]] = {
     "ultraface": ultraface,
     "ultraface-landmark": ultraface_landmark,
     "retinaface": retinaface,
     "retinaface-320": retinaface_320,
+    "yunet": yunet,
 }
 FAMILIES = tuple(_SPECS)
 
@@ -145,7 +185,7 @@ def family_spec(family: str, graph: Graph) -> ModelSpec:
 
 
 def published_spec(published: Published, graph: Graph) -> ModelSpec:
-    """The spec of that file, with what only its release says; ValueError where its family is not supported yet."""
+    """The spec of that file, with what only its release says."""
     return dataclasses.replace(
         family_spec(published.family, graph),
         name=published.name,
@@ -162,12 +202,12 @@ def recognised(graph: Graph) -> ModelSpec | None:
     """
     for make in _SPECS.values():
         spec = make(graph)
-        priors = spec.priors.count(*graph.input_size)
-        shapes = {spec.heads.scores: (1, priors, 2), spec.heads.boxes: (1, priors, 4)}
-        if spec.heads.landmarks is not None:
-            shapes[spec.heads.landmarks] = (1, priors, 10)
-        found = {name: graph.tensors[name].shape for name in graph.outputs}
-        if found == shapes and graph.tensors[graph.input].shape[1] == 3:
+        try:
+            whole = heads.joined(graph, spec)
+        except ModelError:  # it lacks a level
+            continue
+        found = {name: whole.tensors[name].shape for name in whole.outputs}
+        if found == heads.shapes(spec) and whole.tensors[whole.input].shape[1] == 3:
             return spec
     return None
 
@@ -224,7 +264,6 @@ _YUNET = {
     "training_data": "WIDER FACE",
     "ap": _ap(0.892, 0.883, 0.811),
     "protocol": "original size",
-    "missing": "heads that place boxes around points instead of priors",
 }
 
 MODELS: tuple[Published, ...] = (

@@ -54,7 +54,7 @@ PriorSpec make_prior_spec(Input& in) {
         for (float& size : sizes) size = in.positive();
         spec.min_sizes.push_back(sizes);
     }
-    spec.grid = in.one_of({Grid::cell, Grid::stride});
+    spec.grid = in.one_of({Grid::cell, Grid::stride, Grid::corner});
     spec.clip = in.flag();
     spec.variances = {in.flag() ? 0.1F : in.finite(), in.flag() ? 0.2F : in.finite()};
     return spec;
@@ -297,7 +297,8 @@ void fuzz_decode(Input& in) {
     const std::vector<float> boxes = values(in, priors.size() * 4);
     const bool has_landmarks = !spec.heads.landmarks.empty();
     const std::vector<float> landmarks = values(in, has_landmarks ? priors.size() * 10 : 0);
-    Heads heads{{scores.data(), rows, columns}, {boxes.data(), rows, 4}, {}};
+    Heads heads{{scores.data(), rows, columns}, {boxes.data(), rows, 4}, {}, {}};
+    if (in.flag()) heads.objectness = {boxes.data(), rows, 1};
     if (has_landmarks) heads.landmarks = {landmarks.data(), rows, 10};
     const Options options = make_options(in);
     const Point min_face{options.min_face, options.min_face / 2};

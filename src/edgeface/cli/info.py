@@ -133,9 +133,10 @@ def _spec_rows(found: summary.Summary, frame: tuple[int, int]) -> Iterator[tuple
             text += f"; not needed from --min-face {math.ceil(level.dispensable_from * scale)} on"
         yield f"stride {level.stride}", text
     yield "priors", str(sum(level.priors for level in found.levels))
-    smallest, largest = summary.face_sizes(found.spec, *frame)
-    sizes = f"{size_text(*smallest)} to {size_text(*largest)} pixels"
-    yield "faces", f"about {sizes} in a frame of {size_text(*frame)}"
+    faces = summary.face_sizes(found.spec, *frame)
+    if faces is not None:
+        sizes = " to ".join(size_text(*size) for size in faces)
+        yield "faces", f"about {sizes} pixels in a frame of {size_text(*frame)}"
 
 
 def _fields(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -46,19 +46,17 @@ def has_landmarks(published: zoo.Published) -> bool:
 def _values(published: zoo.Published) -> dict[str, Any]:
     values = asdict(published)
     values["landmarks"] = has_landmarks(published)
-    values["runs"] = published.missing is None
     return values
 
 
 def _rows() -> Iterator[tuple[str, ...]]:
-    yield "file", "family", "input", "landmarks", "runs", *(_AP)
+    yield "file", "family", "input", "landmarks", *_AP
     for published in zoo.MODELS:
         yield (
             published.file,
             published.family,
             size_text(*published.size),
             "5" if has_landmarks(published) else "-",
-            "yes" if published.missing is None else "not yet",
             *(f"{published.ap[name]:.3f}" for name in _AP),
         )
 
@@ -67,7 +65,7 @@ _AP = ("easy", "medium", "hard")
 
 
 def _source_rows() -> Iterator[tuple[str, str]]:
-    """A line for every source and every reason why a file does not run."""
+    """A line for every source."""
     about = {
         (p.family, p.source): f"{p.source} ({p.licence}; trained on {p.training_data}; "
         f"figures: {p.protocol})"
@@ -75,6 +73,3 @@ def _source_rows() -> Iterator[tuple[str, str]]:
     }
     for (family, _), text in about.items():
         yield family, text
-    missing = {p.family: p.missing for p in zoo.MODELS if p.missing is not None}
-    for family, needs in missing.items():
-        yield f"{family}: not yet", f"it needs {needs}"

@@ -82,17 +82,22 @@ def read(data: bytes) -> Graph:
     return load(data).graph
 
 
-def load(data: bytes) -> Imported:
-    """All that is wanted of an ONNX file, which is parsed once."""
+def load(data: bytes, size: tuple[int, int] | None = None) -> Imported:
+    """All that is wanted of an ONNX file, which is parsed once.
+
+    Args:
+        data: The file.
+        size: The width and height of an input that has none of its own.
+    """
     model = _model(data)
-    graph, decoding = _network(model)
+    graph, decoding = _network(model, size)
     return Imported(graph, decoding, _metadata(model))
 
 
-def _network(model: ModelProto) -> tuple[Graph, Decoding | None]:
+def _network(model: ModelProto, size: tuple[int, int] | None) -> tuple[Graph, Decoding | None]:
     graph = cast("GraphProto", model.graph)
     constants = _initializers(graph)
-    source, shape = _input(graph, constants)
+    source, shape = _input(graph, constants, size)
     calls, names = _calls(graph, [source, *constants])
     outputs = _outputs(graph)
     walk = Walk(source, shape, constants, _uses(calls, names, outputs), _opset(model))
@@ -147,7 +152,9 @@ def _initializers(graph: GraphProto) -> dict[str, Array]:
     return constants
 
 
-def _input(graph: GraphProto, constants: Mapping[str, Array]) -> tuple[str, Shape]:
+def _input(
+    graph: GraphProto, constants: Mapping[str, Array], size: tuple[int, int] | None
+) -> tuple[str, Shape]:
     """The name and shape of the one input that is not merely a constant's declaration."""
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or not inputs[0].name:
@@ -157,20 +164,22 @@ def _input(graph: GraphProto, constants: Mapping[str, Array]) -> tuple[str, Shap
     tensor = kind.tensor_type if kind is not None else None
     if tensor is None or tensor.shape is None or tensor.elem_type != FLOAT:
         raise ModelError(f"input '{name}' is not declared as a float tensor with a shape")
-    return name, _input_shape(name, tensor.shape.dim)
+    return name, _input_shape(name, tensor.shape.dim, size)
 
 
-def _input_shape(name: str, dims: list[DimensionProto]) -> Shape:
+def _input_shape(name: str, dims: list[DimensionProto], given: tuple[int, int] | None) -> Shape:
     if len(dims) != 4:
         raise ModelError(
             f"input '{name}' has {len(dims)} dimensions, not batch, channels, height, width"
         )
     sizes = [dim.dim_value or 0 for dim in dims]
+    if given is not None and sizes[2:] == [0, 0]:
+        sizes[2:] = given[::-1]
     for what, size, dim in zip(("channels", "height", "width"), sizes[1:], dims[1:]):
         if size < 1:
-            given = dim.dim_param or size
+            found = dim.dim_param or size
             raise ModelError(
-                f"input '{name}' has no fixed {what} but '{given}'; export the model for one size"
+                f"input '{name}' has no fixed {what} but '{found}'; export the model for one size"
             )
     if sizes[0] > 1:
         raise ModelError(f"input '{name}' has batch size {sizes[0]}, not 1")
