@@ -32,9 +32,7 @@ struct NarrowRequantizer {
           slope(Vec::broadcast(to.slope)),
           is_bent(to.slope != 1) {}
 
-    int16x4_t rounded(int32x4_t sums, float32x4_t multipliers) const {
-        Vec steps{vmulq_f32(vcvtq_f32_s32(sums), multipliers)};
-        if (is_bent) steps = Vec::max(steps, Vec::multiply(steps, slope));
+    static int16x4_t rounded(Vec steps) {
 #if defined(__aarch64__)
         return vqmovn_s32(Ints::rounded(steps).v);
 #else
@@ -46,10 +44,19 @@ struct NarrowRequantizer {
     }
 
     int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        const int16x8_t first =
-            vcombine_s16(rounded(sums.v[0], multipliers[0]), rounded(sums.v[1], multipliers[1]));
-        const int16x8_t second =
-            vcombine_s16(rounded(sums.v[2], multipliers[2]), rounded(sums.v[3], multipliers[3]));
+        Vec steps[4];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < 4; ++v) {
+            steps[v].v = vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]);
+        }
+        if (is_bent) {
+            EDGEFACE_UNROLL
+            for (Vec& vector : steps) {
+                vector = Vec::max(vector, Vec::multiply(vector, slope));
+            }
+        }
+        const int16x8_t first = vcombine_s16(rounded(steps[0]), rounded(steps[1]));
+        const int16x8_t second = vcombine_s16(rounded(steps[2]), rounded(steps[3]));
         const int8x16_t values = vcombine_s8(vqmovn_s16(vqaddq_s16(first, zero_point)),
                                              vqmovn_s16(vqaddq_s16(second, zero_point)));
         return vminq_s8(vmaxq_s8(values, low), high);

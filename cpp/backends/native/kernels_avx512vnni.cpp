@@ -148,11 +148,13 @@ Depthwise9<kPieces> load_depthwise(const QuantizedDepthwiseRun<T>& run, int c) {
 }
 
 // Three columns of the window, of kPieces pixels each -> as many pixels of the output.
-template <int kPieces, typename T>
-__attribute__((always_inline)) inline void depthwise_pixels(
-    const Depthwise9<kPieces>& common, const Requantizer& to, const Ints::Narrowing& narrowing,
-    const Interleaved& left, const Interleaved& middle, const Interleaved& right, T* output,
-    std::ptrdiff_t step) {
+template <int kPieces, typename To, typename T>
+__attribute__((always_inline)) inline void depthwise_pixels(const Depthwise9<kPieces>& common, const To& to,
+                                                            const Ints::Narrowing& narrowing,
+                                                            const Interleaved& left,
+                                                            const Interleaved& middle,
+                                                            const Interleaved& right, T* output,
+                                                            std::ptrdiff_t step) {
     Ints values[4];
     EDGEFACE_UNROLL
     for (int k = 0; k < 4; ++k) {
@@ -184,16 +186,18 @@ __attribute__((always_inline)) inline Interleaved shifted(const Interleaved& a, 
 }
 
 // With stride 1, columns are interleaved once and serve three pixels.
-template <int kPieces, typename T>
-int depthwise_9_dense(const QuantizedDepthwiseRun<T>& run, int c) {
+template <int kPieces, typename To, typename T>
+int depthwise_9_dense(const QuantizedDepthwiseRun<T>& run, const To& to, int c) {
     const Depthwise9<kPieces> common = load_depthwise<kPieces>(run, c);
-    const Requantizer to(run.to);
     const Ints::Narrowing narrowing(run.to);
     const std::ptrdiff_t step = run.input_step;
     const T* const rows[3] = {run.inputs[0] + c, run.inputs[3] + c, run.inputs[6] + c};
     T* output = run.output + c;
-    const auto column = [&](int first) { return load_column<kPieces>(rows, first * step, step); };
-    const auto make = [&](const Interleaved& left, const Interleaved& middle, const Interleaved& right) {
+    const auto column = [&](int first) __attribute__((always_inline)) {
+        return load_column<kPieces>(rows, first * step, step);
+    };
+    const auto make = [&](const Interleaved& left, const Interleaved& middle,
+                          const Interleaved& right) __attribute__((always_inline)) {
         depthwise_pixels<kPieces>(common, to, narrowing, left, middle, right, output, run.output_step);
         output += kPieces * run.output_step;
     };
@@ -220,16 +224,15 @@ int depthwise_9_dense(const QuantizedDepthwiseRun<T>& run, int c) {
 }
 
 // 64 / kPieces channels of all pixels but a rest smaller than kPieces; returns how many.
-template <int kPieces, typename T>
-int depthwise_9(const QuantizedDepthwiseRun<T>& run, int c) {
-    if (run.input_step == run.column_step) return depthwise_9_dense<kPieces>(run, c);
+template <int kPieces, typename To, typename T>
+int depthwise_9(const QuantizedDepthwiseRun<T>& run, const To& to, int c) {
+    if (run.input_step == run.column_step) return depthwise_9_dense<kPieces>(run, to, c);
     const Depthwise9<kPieces> common = load_depthwise<kPieces>(run, c);
-    const Requantizer to(run.to);
     const Ints::Narrowing narrowing(run.to);
     T* output = run.output + c;
     int pixel = 0;
     for (const int pixels = run.pixels; pixel + kPieces <= pixels; pixel += kPieces) {
-        const auto column = [&](int number) {
+        const auto column = [&](int number) __attribute__((always_inline)) {
             const T* rows[3];
             for (int row = 0; row < 3; ++row) rows[row] = run.inputs[3 * row + number] + c;
             return load_column<kPieces>(rows, pixel * run.input_step, run.input_step);
@@ -242,8 +245,8 @@ int depthwise_9(const QuantizedDepthwiseRun<T>& run, int c) {
 }
 
 // The pixels from `pixel` on and `channels` channels from c on, as the other ISAs do it.
-template <typename T>
-void depthwise_rest(const QuantizedDepthwiseRun<T>& run, int pixel, int c, int channels) {
+template <typename To, typename T>
+void depthwise_rest(const QuantizedDepthwiseRun<T>& run, const To& to, int pixel, int c, int channels) {
     if (pixel == run.pixels) return;
     QuantizedDepthwiseRun<T> rest = run;
     const T* inputs[9];
@@ -251,16 +254,21 @@ void depthwise_rest(const QuantizedDepthwiseRun<T>& run, int pixel, int c, int c
     rest.inputs = inputs;
     rest.output += pixel * run.output_step;
     rest.pixels -= pixel;
-    for (int done = 0; done < channels; done += Ints::lanes) quantized_depthwise_vector<9>(rest, c + done);
+    for (int done = 0; done < channels; done += Ints::lanes)
+        quantized_depthwise_vector<9>(rest, to, c + done);
 }
 
 template <typename T>
 void depthwise_quads(const QuantizedDepthwiseRun<T>& run) {
     int c = 0;
     if (run.taps == 9 && run.narrow) {
-        for (; c + 64 <= run.channels; c += 64) depthwise_9<1>(run, c);
-        for (; c + 32 <= run.channels; c += 32) depthwise_rest(run, depthwise_9<2>(run, c), c, 32);
-        for (; c + 16 <= run.channels; c += 16) depthwise_rest(run, depthwise_9<4>(run, c), c, 16);
+        with_requantizer(run.to, [&](const auto& to) {
+            for (; c + 64 <= run.channels; c += 64) depthwise_9<1>(run, to, c);
+            for (; c + 32 <= run.channels; c += 32)
+                depthwise_rest(run, to, depthwise_9<2>(run, to, c), c, 32);
+            for (; c + 16 <= run.channels; c += 16)
+                depthwise_rest(run, to, depthwise_9<4>(run, to, c), c, 16);
+        });
     }
     quantized_depthwise_from(run, c);
 }

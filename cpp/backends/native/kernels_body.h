@@ -34,12 +34,9 @@ struct Clamped {
           slope(Vec::broadcast(slope_below)),
           is_bent(slope_below != 1) {}
 
-    __attribute__((always_inline)) Vec bent(Vec x) const {
-        return is_bent ? Vec::max(x, Vec::multiply(x, slope)) : x;
-    }
-
     __attribute__((always_inline)) Vec operator()(Vec x) const {
-        return Vec::min(Vec::max(bent(x), low), high);
+        if (is_bent) x = Vec::max(x, Vec::multiply(x, slope));
+        return Vec::min(Vec::max(x, low), high);
     }
 
     Vec low;
@@ -411,6 +408,7 @@ void sigmoid(const float* in, float* out, std::size_t count) {
 }
 
 // Requantization in registers: memory that bytes are written to may be anything, so nothing is read again.
+template <bool kIsBent>
 struct Requantizer {
     explicit Requantizer(const Requantization& to)
         : clamped(to.low, to.high, to.slope),
@@ -418,7 +416,8 @@ struct Requantizer {
 
     // But for the lower bound, and without the zero point.
     Ints narrowed(Ints sums, Vec multipliers) const {
-        const Vec steps = clamped.bent(Vec::multiply(Ints::to_floats(sums), multipliers));
+        Vec steps = Vec::multiply(Ints::to_floats(sums), multipliers);
+        if constexpr (kIsBent) steps = Vec::max(steps, Vec::multiply(steps, clamped.slope));
         return Ints::rounded(Vec::min(steps, clamped.high));
     }
 
@@ -438,6 +437,13 @@ struct Requantizer {
     Clamped clamped;
     Ints zero_point;
 };
+
+// Calls make(Requantizer<>), without the branch for every vector.
+template <typename Make>
+__attribute__((always_inline)) inline void with_requantizer(const Requantization& to, const Make& make) {
+    if (to.slope != 1) return make(Requantizer<true>(to));
+    make(Requantizer<false>(to));
+}
 
 template <typename Dot, int kPixels, int kVectors>
 struct QuantizedConvTile {
@@ -480,12 +486,11 @@ struct QuantizedConvTile {
     }
 };
 
-template <typename I, int kPixels, int kVectors, typename T>
-__attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T>& run,
+template <typename To, typename I, int kPixels, int kVectors, typename T>
+__attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T>& run, const To& to,
                                                         const I (&sums)[kPixels][kVectors],
                                                         const Vec* multipliers, T* output) {
     constexpr int kTogether = I::packed / kVectors;
-    const Requantizer to(run.to);
     const typename I::Narrowing narrowing(run.to);
     const std::ptrdiff_t step = run.output_step;
     EDGEFACE_UNROLL
@@ -499,14 +504,13 @@ __attribute__((always_inline)) inline void store_packed(const QuantizedConvRun<T
     }
 }
 
-template <typename I, int kPixels, int kVectors, typename T>
-__attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>& run,
+template <typename To, typename I, int kPixels, int kVectors, typename T>
+__attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>& run, const To& to,
                                                       const I (&sums)[kPixels][kVectors],
                                                       const Vec* multipliers, T* output, int channels) {
     if constexpr (I::packed > 1 && kPixels * kVectors % I::packed == 0) {
-        if (channels >= kVectors * I::lanes) return store_packed(run, sums, multipliers, output);
+        if (channels >= kVectors * I::lanes) return store_packed(run, to, sums, multipliers, output);
     }
-    const Requantizer to(run.to);
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
         EDGEFACE_UNROLL
@@ -547,7 +551,9 @@ void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weight
     for (int v = 0; v < kVectors; ++v) {
         multipliers[v] = Vec::load(run.multipliers + first + v * Vec::lanes);
     }
-    store_tile(run, tile.sums, multipliers, run.output + pixel * run.output_step + first, channels);
+    with_requantizer(run.to, [&](const auto& to) __attribute__((always_inline)) {
+        store_tile(run, to, tile.sums, multipliers, run.output + pixel * run.output_step + first, channels);
+    });
 }
 
 template <typename Dot, int kVectors, typename T>
@@ -585,8 +591,8 @@ constexpr QuantizedConvKernels<T> conv_kernels(void (*prepare)(const T*, std::by
     return {{Dot::depth, Dot::input_bytes, Dot::weight_bytes, Dot::offset}, prepare, quantized_conv<Dot, T>};
 }
 
-template <int kTaps, typename T>
-void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
+template <int kTaps, typename To, typename T>
+void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, const To& to, int c) {
     const Ints bias = Ints::load(run.bias + c);
     Ints::Factors weights[kTaps];
     const T* inputs[kTaps];
@@ -594,7 +600,6 @@ void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
         weights[tap] = Ints::load_factors(run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c);
         inputs[tap] = run.inputs[tap] + c;
     }
-    const Requantizer to(run.to);
     const Vec multipliers = Vec::load(run.multipliers + c);
     const std::ptrdiff_t input_step = run.input_step;
     const std::ptrdiff_t output_step = run.output_step;
@@ -610,8 +615,8 @@ void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
     }
 }
 
-template <typename T>
-void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
+template <typename To, typename T>
+void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, const To& to, int c) {
     for (int p = 0; p < run.pixels; ++p) {
         Ints sum = Ints::load(run.bias + c);
         for (int tap = 0; tap < run.taps; ++tap) {
@@ -619,8 +624,7 @@ void quantized_depthwise_vector(const QuantizedDepthwiseRun<T>& run, int c) {
             const Ints values = Ints::widen(run.inputs[tap] + p * run.input_step + c);
             sum = Ints::multiply_add(sum, values, Ints::load_factors(weights));
         }
-        Requantizer(run.to).store(sum, Vec::load(run.multipliers + c), run.output + p * run.output_step + c,
-                                  Ints::lanes);
+        to.store(sum, Vec::load(run.multipliers + c), run.output + p * run.output_step + c, Ints::lanes);
     }
 }
 
@@ -634,20 +638,22 @@ void quantized_depthwise_channel(const QuantizedDepthwiseRun<T>& run, int c) {
             const std::int16_t weight = run.weights[static_cast<std::ptrdiff_t>(tap) * run.channels + c];
             sums[0] += run.inputs[tap][p * run.input_step + c] * weight;
         }
-        Requantizer(run.to).store(Ints::load(sums), Vec::load(multipliers),
-                                  run.output + p * run.output_step + c, 1);
+        Requantizer<true>(run.to).store(Ints::load(sums), Vec::load(multipliers),
+                                        run.output + p * run.output_step + c, 1);
     }
 }
 
 template <typename T>
 void quantized_depthwise_from(const QuantizedDepthwiseRun<T>& run, int c) {
-    for (; c + Ints::lanes <= run.channels; c += Ints::lanes) {
-        if (run.taps == 9) {
-            quantized_depthwise_vector<9>(run, c);
-        } else {
-            quantized_depthwise_vector(run, c);
+    with_requantizer(run.to, [&](const auto& to) {
+        for (; c + Ints::lanes <= run.channels; c += Ints::lanes) {
+            if (run.taps == 9) {
+                quantized_depthwise_vector<9>(run, to, c);
+            } else {
+                quantized_depthwise_vector(run, to, c);
+            }
         }
-    }
+    });
     for (; c < run.channels; ++c) quantized_depthwise_channel(run, c);
 }
 
@@ -664,7 +670,7 @@ Vec rescaled(const T* from, int zero_point, float ratio) {
 
 template <typename T>
 void quantized_add(const QuantizedAddRun<T>& run) {
-    const Requantizer to(run.to);
+    const Requantizer<true> to(run.to);
     std::size_t i = 0;
     for (; i + Ints::lanes <= run.count; i += Ints::lanes) {
         const Vec a = rescaled(run.a + i, run.zero_a, run.ratio_a);
