@@ -87,7 +87,8 @@ def sources(root: Path) -> frozenset[str]:
     """Every file that has to be in the wheel."""
     package = root / "src"
     files = (p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file())
-    return frozenset(name for name in files if not NOT_SHIPPED.search(name))
+    models = (f"edgeface/models/{p.name}" for p in (root / "models").glob("*-int8.*"))
+    return frozenset(name for name in (*files, *models) if not NOT_SHIPPED.search(name))
 
 
 def content_problems(names: frozenset[str], wanted: frozenset[str], size: int) -> list[str]:

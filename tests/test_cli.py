@@ -766,10 +766,21 @@ def test_difference_of_faces():
 # demo
 
 
-def test_demo_without_a_model_says_what_to_give(run):
-    status, _, err = run("demo")
+def test_demo_finds_the_faces_in_a_picture_of_the_caller(run, model_path, tmp_path):
+    source, drawn = tmp_path / "mine.png", tmp_path / "faces.png"
+    media.write_image(source, picture(5))
+    status, out, _ = run("demo", source, "--model", model_path, "-o", drawn)
+    with FaceDetector(model_path) as detector:
+        faces = detector.detect(picture(5))
+    assert status == 0
+    assert f"{source}: {len(faces)} faces" in out
+    np.testing.assert_array_equal(media.read_image(drawn), faces.draw(picture(5)))
+
+
+def test_demo_names_a_picture_that_cannot_be_read(run, model_path, tmp_path):
+    status, _, err = run("demo", tmp_path / "none.png", "--model", model_path)
     assert (status, err.count("\n")) == (2, 1)
-    assert "--model" in err
+    assert "none.png" in err
 
 
 def test_demo_draws_the_astronaut(monkeypatch, run, model_path, tmp_path):

@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import json
 
-from edgeface import cli, model, zoo
+import pytest
+
+from edgeface import bundled, cli, model, zoo
 from reference import SHARED, needs_shared
+
+
+@pytest.fixture(autouse=True)
+def no_bundled_models(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundled, "_FOLDERS", (tmp_path,))
 
 
 def test_table_has_every_released_file(capsys):

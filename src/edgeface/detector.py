@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _core, fitting, media, model, trim
+from . import _core, bundled, fitting, media, model, trim
 from .backends import open_backend
 from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
@@ -92,7 +92,9 @@ class FaceDetector:
     one for each thread works in parallel. It can be pickled: the copy opens the same file.
 
     Args:
-        path: A .tmfile, .onnx or released .pth.
+        path: A .tmfile, .onnx or released .pth, or the name of a model that comes with edgeface, as
+            "rfb320-int8" (`edgeface models` lists them). By default the int8 one with the best AP for its
+            time. A name has neither suffix nor folder; all else is a file's.
         spec: What the model was trained with, or the file that says so. By default the .json of the
             same name beside the model, the spec inside an ONNX file, or that of a published model.
         backend: "auto", "native", "tengine", "onnxruntime" or a plug-in's name. "auto" takes the first
@@ -134,7 +136,7 @@ class FaceDetector:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] = bundled.DEFAULT,
         *,
         spec: ModelSpec | str | os.PathLike[str] | None = None,
         backend: str = "auto",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from . import _core, networks, zoo
+from . import _core, bundled, networks, zoo
 from . import spec as specs
 from .errors import ModelError
 from .formats import onnx, tmfile, torch_weights
@@ -50,7 +50,7 @@ class Model:
 def load(
     path: str | os.PathLike[str], spec: ModelSpec | str | os.PathLike[str] | None = None
 ) -> Model:
-    """Reads a .tmfile, .onnx, .pth or .pt and finds its spec.
+    """Reads a .tmfile, .onnx, .pth or .pt, or the bundled model of that name, and finds its spec.
 
     The spec is `spec` (one, or its file), else the .json of the same name beside the model, else
     the one inside the ONNX metadata, else that of the published file with this sha256, else that of
@@ -59,9 +59,10 @@ def load(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ModelError: The file is damaged or unsupported, or it has no spec or one that does not fit.
+        ModelError: The file is damaged or unsupported, or it has no spec or one that does not fit; or no
+            model of that name is bundled.
     """
-    path = Path(path)
+    path = bundled.resolved(path)
     opened = _opened(path)
     found, source = _find_spec(path, opened, spec)
     try:
@@ -74,7 +75,8 @@ def load(
 
 
 def read_graph(path: Path) -> tuple[bytes, Graph]:
-    """The file's bytes and the network in them."""
+    """The file's bytes and the network in them; of a bundled model, if it is its name."""
+    path = bundled.resolved(path)
     opened = _opened(path)
     return opened.data, opened.graph
 

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import model, trim, zoo
+from . import bundled, model, trim, zoo
 from . import spec as specs
 from .backends import native, supporting
 from .detector import FaceDetector
@@ -106,6 +106,7 @@ def summarise(
     With `plan_threads` also the native engine's plan for that many threads; BackendError where it
     does not run the network.
     """
+    path = bundled.resolved(path)
     opened, problem = _opened(path, spec)
     graph = opened.graph if opened is not None else model.read_graph(path)[1]
     if input_size is not None:

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from .. import bundled
 from ..backends import BACKENDS
 from ..cpu import AFFINITIES
 from ..detector import NMS
@@ -75,6 +76,14 @@ def backend_parser(text: str, *more: str) -> argparse.ArgumentParser:
         help=text,
     )
     return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=bundled.DEFAULT,
+        help="a .tmfile, .onnx or released .pth, or a name that `edgeface models` lists (default: %(default)s)",
+    )
 
 
 def options_parser() -> argparse.ArgumentParser:

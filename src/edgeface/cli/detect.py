@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..detector import FaceDetector
-from .arguments import FAILED, add_command, backend_parser, given_options, options_parser, parse_roi
+from .arguments import (
+    FAILED,
+    add_command,
+    add_model,
+    backend_parser,
+    given_options,
+    options_parser,
+    parse_roi,
+)
 from .console import Console
 from .tables import count_of, face_lines
 
@@ -47,7 +55,7 @@ def add_parser(commands: Any) -> None:
         commands, "detect", run, options_parser(), backend, text=text, epilog=EPILOG
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
-    parser.add_argument("--model", required=True, help="a .tmfile or .onnx")
+    add_model(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="draw the faces; see below"
     )

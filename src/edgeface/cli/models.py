@@ -1,4 +1,4 @@
-"""edgeface models: the published files that are known, byte for byte."""
+"""edgeface models: those that come with it, and the published files that are known, byte for byte."""
 
 from __future__ import annotations
 
@@ -6,36 +6,75 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .. import zoo
+from .. import bundled, model, zoo
 from .arguments import add_command
 from .tables import print_rows, print_table, size_text
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from ..model import Model
 
 EPILOG = """\
-These need no spec: they are told by their sha256 (--json gives it). easy, medium and hard are the average
-precision on WIDER FACE val as each project publishes it, by a protocol of its own: they compare models of one
-source only. edgeface downloads nothing: get a file from its source.
+The first table are models that come with edgeface: FaceDetector("NAME") and --model NAME open them, and * is what
+is opened where none is named. Their easy, medium and hard are measured as `edgeface eval` does, on the part of WIDER
+FACE val that their cards name (NAME.md, beside them).
+
+The second are files that need no spec: they are told by their sha256 (--json gives it). Their easy, medium and hard
+are as each project publishes them, by a protocol of its own: they compare models of one source only. edgeface
+downloads nothing: get a file from its source.
 """
+_AP = ("easy", "medium", "hard")
 
 
 def add_parser(commands: Any) -> None:
-    text = "list the published models that are known"
+    text = "list the models that come with edgeface and the published ones that are known"
     parser = add_command(commands, "models", run, text=text, epilog=EPILOG)
     parser.add_argument("--json", action="store_true", help="print one JSON object for each")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    opened = {name: model.load(name) for name in bundled.names()}
     if arguments.json:
+        for name, found in opened.items():
+            print(json.dumps(_bundled_values(name, found)))
         for published in zoo.MODELS:
             print(json.dumps(_values(published)))
         return 0
+    if opened:
+        print_table(_bundled_rows(opened), align="<<<>>>>")
+        print()
     print_table(_rows(), align="<<><<>>>")
     print()
     print_rows(_source_rows())
     return 0
+
+
+def _bundled_values(name: str, found: Model) -> dict[str, Any]:
+    card = found.path.with_suffix(".md")
+    return {
+        "name": name,
+        "bundled": True,
+        "default": name == bundled.DEFAULT,
+        "path": str(found.path),
+        "card": str(card) if card.is_file() else None,
+        "bytes": found.path.stat().st_size,
+        "spec": asdict(found.spec),
+    }
+
+
+def _bundled_rows(opened: Mapping[str, Model]) -> Iterator[tuple[str, ...]]:
+    yield "name", "input", "landmarks", "bytes", *_AP
+    for name, found in opened.items():
+        spec = found.spec
+        yield (
+            f"{name} *" if name == bundled.DEFAULT else name,
+            size_text(spec.input.width, spec.input.height),
+            "-" if spec.heads.landmarks is None else "5",
+            f"{found.path.stat().st_size:,}",
+            *(f"{spec.ap[one]:.3f}" if one in spec.ap else "-" for one in _AP),
+        )
 
 
 def has_landmarks(published: zoo.Published) -> bool:
@@ -59,9 +98,6 @@ def _rows() -> Iterator[tuple[str, ...]]:
             "5" if has_landmarks(published) else "-",
             *(f"{published.ap[name]:.3f}" for name in _AP),
         )
-
-
-_AP = ("easy", "medium", "hard")
 
 
 def _source_rows() -> Iterator[tuple[str, str]]:

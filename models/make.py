@@ -1,0 +1,275 @@
+"""A run's checkpoint -> NAME and NAME-int8: model, spec and card, with what they reach on annotated images.
+
+    python models/make.py runs/rfb320/checkpoint.pt rfb320 --images train-wider.tar --data eval-wider-val.tar
+
+Needs the extras `train` and `eval`. The same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeface import convert, evaluation, model, quantization
+from edgeface.cli.console import Console
+from edgeface.evaluation import precision
+from edgeface.evaluation.figures import INPUT
+from edgeface.quantization.pictures import Pictures
+from edgeface.train import checkpoint
+from edgeface.train.export import export
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from edgeface.evaluation import Assessment
+    from edgeface.evaluation.figures import HeightFigures
+    from edgeface.graph import Graph
+    from edgeface.model import Model
+    from edgeface.spec import ModelSpec
+    from edgeface.train.config import Config
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+RESIZES = ("stretch", "letterbox")
+FLOAT32, INT8 = "float32", "int8"
+FOUND_AP = 0.5  # of faces of a height, from which on the card says that they are found
+MOST_LOST_AP = 0.005
+TRAINING_DATA = "WIDER FACE, MAFA, Face Mask Detection, stock photographs"
+TERMS = (
+    "Research data sets whose terms do not allow passing images on: none is here, and what the terms mean for "
+    "a model that learnt from them is for its user to judge."
+)
+
+
+def main() -> int:
+    arguments = parsed()
+    config, state = checkpoint.read(arguments.checkpoint)
+    precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder, f"{arguments.name}.tmfile")
+        export(arguments.checkpoint, exported)
+        opened = {FLOAT32: model.load(exported)}
+        opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
+        measured = measure(opened, arguments.data)
+    learnt = [*training(config, state, arguments.teacher), recipe]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for kind in precisions:
+        name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
+        data = opened[kind].spec.training_data or arguments.training_data
+        spec = dataclasses.replace(opened[kind].spec, name=name, training_data=data)
+        write(opened[kind].graph, spec, kind, measured, learnt, arguments.output)
+    return 0 if report(measured) or arguments.force else 1
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Makes the files of a model and of its int8 form.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("name", help="such as rfb320")
+    parser.add_argument("--images", nargs="+", type=Path, required=True, help="to calibrate with")
+    parser.add_argument("--samples", type=int, default=200, help="of them (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="annotated, to measure on")
+    parser.add_argument("--teacher", default="", help="its name, for the card")
+    parser.add_argument(
+        "--training-data",
+        default=TRAINING_DATA,
+        help="where the run says none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--int8", type=Path, help="made by `edgeface train quantize`, instead of quantising here"
+    )
+    parser.add_argument("--only-int8", action="store_true")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--force", action="store_true", help="though int8 finds other faces")
+    return parser.parse_args()
+
+
+def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple[Model, str]:
+    """The model in int8, and how it came to be."""
+    if arguments.int8 is not None:
+        return model.load(arguments.int8), "int8: learnt on with rounded values"
+    console = Console()
+    with Pictures(arguments.images, arguments.samples, on_error=console.failure) as pictures:
+        found = quantization.quantize(opened, pictures)
+        count = len(pictures)
+    problems = quantization.problems(found.agreement, quantization.Limits())
+    if problems and not arguments.force:
+        raise SystemExit("\n".join([*problems, "nothing is written; --force writes it"]))
+    target = folder / f"{arguments.name}-int8.tmfile"
+    convert.save(found.graph, dataclasses.replace(found.spec, ap={}), target, force=False)
+    options = quantization.Options()
+    return model.load(target), (
+        f"int8: after training, on {count} pictures, with per-channel weights, ranges by "
+        f"{options.method.name}, equalisation and bias correction"
+    )
+
+
+Measured = dict[tuple[str, str, str], "Assessment"]  # by precision, resize and convention
+
+
+def measure(opened: Mapping[str, Model], data: Path) -> Measured:
+    """Every precision, stretched and letterboxed, in both conventions."""
+    console = Console()
+    console.start_bars()
+    cases = [(kind, resize) for kind in opened for resize in RESIZES]
+    with evaluation.open_truth(data) as truth:
+        candidates = [
+            evaluation.open_model(opened[kind].path, kind, resize=resize) for kind, resize in cases
+        ]
+        found = evaluation.find_all(
+            truth, candidates, lambda scenes: console.progress(scenes, "image", len(scenes))
+        )
+        return {
+            (*case, convention.name): evaluation.assess(truth, candidate, one, convention)
+            for case, candidate, one in zip(cases, candidates, found)
+            for convention in evaluation.CONVENTIONS.values()
+        }
+
+
+def report(measured: Measured) -> bool:
+    """Whether int8 is as good as float32, which it prints."""
+    lines = [aps(measured[kind, "stretch", "exact"]) for kind in (FLOAT32, INT8)]
+    lost = max(one - other for one, other in zip(*(line.values() for line in lines)))
+    for kind, line in zip((FLOAT32, INT8), lines):
+        print(f"{kind}: {', '.join(f'{name} {ap:.4f}' for name, ap in line.items())}")
+    print(f"int8 is worse by {lost:.4f} at most; {MOST_LOST_AP} is allowed")
+    return lost <= MOST_LOST_AP
+
+
+def aps(assessment: Assessment) -> dict[str, float]:
+    """By subset, those that have a face."""
+    found = assessment.figures.subsets
+    return {name: one.ap for name, one in found.items() if one.ap is not None}
+
+
+def write(
+    graph: Graph,
+    spec: ModelSpec,
+    kind: str,
+    measured: Measured,
+    learnt: Sequence[str],
+    folder: Path,
+) -> None:
+    target = folder / f"{spec.name}.tmfile"
+    ap = {
+        subset: round(value, 4) for subset, value in aps(measured[kind, "stretch", "exact"]).items()
+    }
+    spec = dataclasses.replace(spec, ap=ap, sha256=None)
+    convert.save(graph, spec, target, force=True)
+    text = card(target, spec, kind, measured, learnt)
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(f"wrote {target}, .json and .md: {target.stat().st_size:,} bytes")
+
+
+# --- The card --------------------------------------------------------------------------------------------
+
+
+def training(config: Config, state: Mapping[str, object], teacher: str) -> list[str]:
+    """A line for every part of the run."""
+    stages = "; then ".join(
+        f"{stage.size[0]}x{stage.size[1]}, {stage.epochs:g} epochs, batch {stage.batch}"
+        for stage in config.stages
+    )
+    progress = state.get("progress")
+    steps = f"{progress['step']:,} steps, " if isinstance(progress, dict) else ""
+    lines = [
+        f"network: {config.network}{' with five landmarks' if config.landmarks else ''}, from random weights",
+        f"stages: {stages}",
+        f"{steps}{config.optimizer}, learning rate {config.learning_rate:g} ({config.schedule})",
+        f"weight decay {config.weight_decay:g}, average of weights {config.ema:g}, seed {config.seed}",
+    ]
+    return [*lines, f"teacher: {teacher}"] if teacher else lines
+
+
+def card(path: Path, spec: ModelSpec, kind: str, measured: Measured, learnt: Sequence[str]) -> str:
+    """Markdown, for whoever wants to know what the model is good for."""
+    used = measured[kind, "stretch", "exact"]
+    data = path.read_bytes()
+    parts = [
+        f"# {path.stem}",
+        (
+            f"Finds faces in an image of {spec.input.width}x{spec.input.height}, {kind}"
+            f"{', with five landmarks' if spec.heads.landmarks else ''}; it does not tell whose they are. "
+            f"`{path.name}`, {len(data):,} bytes, sha256 `{hashlib.sha256(data).hexdigest()}`, "
+            f"{spec.licence} licence."
+        ),
+        "## What it learnt from",
+        f"{spec.training_data}. {TERMS}",
+        "\n".join(f"- {line}" for line in learnt),
+        "## AP",
+        f"{used.figures.protocol}.",
+        "\n".join(ap_rows(measured)),
+        f"Stretched is how it was trained, and what a detector does by default. {path.stem} is {kind}.",
+        "## Smallest face",
+        smallest_face(used),
+        "\n".join(height_rows(used)),
+        "## Thresholds",
+        f"A detector's own threshold is {spec.score_threshold:g}. Precision and recall of all faces of each subset:",
+        "\n".join(threshold_rows(used)),
+    ]
+    landmarks = used.figures.landmarks
+    if landmarks is not None and landmarks.mean is not None:
+        parts += [
+            "## Landmarks",
+            f"Mean distance {landmarks.mean:.3f} of the root of the face's area, of {landmarks.faces} faces.",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def ap_rows(measured: Measured) -> Iterator[str]:
+    subsets = list(next(iter(measured.values())).figures.subsets)
+    yield from table_head("precision", "resize", "convention", *subsets)
+    for (kind, resize, convention), assessment in measured.items():
+        values = [f"{ap:.4f}" for ap in aps(assessment).values()]
+        yield table_row(kind, resize, convention, *values)
+
+
+def smallest_face(assessment: Assessment) -> str:
+    bands = [b for b in assessment.figures.heights[INPUT] if b.ap is not None]
+    found = [band for band in bands if all(b.ap >= FOUND_AP for b in bands if b.low >= band.low)]
+    if not found:
+        return f"Faces of no height reach an AP of {FOUND_AP:g}."
+    low = found[0].low
+    return (
+        f"Faces reach an AP of {FOUND_AP:g} from {low:g} px of the network's input on, in height."
+        if low
+        else f"Faces of every height reach an AP of {FOUND_AP:g}."
+    )
+
+
+def height_rows(assessment: Assessment) -> Iterator[str]:
+    bands: Sequence[HeightFigures] = assessment.figures.heights[INPUT]
+    yield from table_head("height, input px", *(band.text for band in bands))
+    yield table_row("faces", *(str(band.faces) for band in bands))
+    yield table_row("AP", *("-" if band.ap is None else f"{band.ap:.3f}" for band in bands))
+
+
+def threshold_rows(assessment: Assessment) -> Iterator[str]:
+    subsets = list(assessment.judged)
+    yield from table_head("threshold", *subsets)
+    for score in THRESHOLDS:
+        points = [precision.point_at(assessment.judged[name], score) for name in subsets]
+        yield table_row(f"{score:g}", *(f"{p.precision:.3f} / {p.recall:.3f}" for p in points))
+    best = [precision.best_point(assessment.judged[name]) for name in subsets]
+    yield table_row(
+        "best F1",
+        *(
+            "-" if p is None else f"{p.precision:.3f} / {p.recall:.3f} at {p.score:.2f}"
+            for p in best
+        ),
+    )
+
+
+def table_head(*cells: str) -> Iterator[str]:
+    yield table_row(*cells)
+    yield "|" + "---|" * len(cells)
+
+
+def table_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

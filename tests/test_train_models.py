@@ -1,0 +1,117 @@
+"""models/make.py: from a checkpoint to models, specs and cards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeface import FaceDetector, media, model
+from edgeface.spec import read
+from reference import picture
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch")
+pytest.importorskip("cv2", reason="opencv is not installed")
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+make = pytest.importorskip("make")
+
+CHANCE = 3  # seeds a network whose random weights find something
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of a run that has learnt nothing."""
+    from edgeface.train import checkpoint, config
+    from edgeface.train.learner import Learner
+
+    run = config.Config(
+        "tried", "slim", (config.Stage((160, 128), 1, 2),), ema=0.0, seed=CHANCE, compile=False
+    )
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    learner = Learner(run, torch.device("cpu"))
+    state = {"config": config.to_dict(run), "progress": {"step": 1234}, **learner.state_dict()}
+    checkpoint.write(path, state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """An archive of edgeface's form, unpacked: three pictures with a face where chance wants it."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for seed in range(3):
+        frame = picture(seed=seed)
+        media.write_image(folder / "images" / f"{seed}.png", frame)
+        lines.append(
+            {
+                "image": f"images/{seed}.png",
+                "width": frame.shape[1],
+                "height": frame.shape[0],
+                "boxes": [[10, 10, 40, 40], [60, 20, 12, 14]],
+                "ignore": [0, 0],
+                "landmarks": [None, None],
+            }
+        )
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "annotations.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint, pictures, tmp_path_factory):
+    output = tmp_path_factory.mktemp("models")
+    arguments = ["make.py", str(checkpoint), "tried", "--images", str(pictures / "images")]
+    arguments += ["--data", str(pictures), "--teacher", "a teacher", "--force"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*arguments, "-o", str(output)])
+        assert make.main() == 0
+    return output
+
+
+def test_every_model_has_its_spec_and_its_card(made):
+    assert {path.name for path in made.iterdir()} == {
+        f"{name}.{suffix}"
+        for name in ("tried", "tried-int8")
+        for suffix in ("tmfile", "json", "md")
+    }
+    for name, is_quantized in (("tried", False), ("tried-int8", True)):
+        path = made / f"{name}.tmfile"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        spec = read(path.with_suffix(".json"))
+        assert (spec.name, spec.sha256, spec.licence) == (name, digest, "MIT")
+        assert spec.training_data == make.TRAINING_DATA
+        assert set(spec.ap) == {"all"}
+        assert model.load(path).graph.is_quantized == is_quantized
+        with FaceDetector(path, score_threshold=0.01) as detector:
+            assert detector.detect(picture(1)).boxes.shape[1] == 4
+        card = path.with_suffix(".md").read_text()
+        for text in (f"# {name}", digest, make.TERMS, "a teacher", "1,234 steps", "slim, from"):
+            assert text in card
+        assert f"{spec.ap['all']:.4f}" in card
+
+
+def test_a_card_has_every_precision_resize_and_convention(made):
+    table = (made / "tried-int8.md").read_text().split("## AP\n")[1].split("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == ["precision", "resize", "convention", "all"]
+    assert [tuple(row[:3]) for row in rows[2:]] == [
+        (kind, resize, convention)
+        for kind in ("float32", "int8")
+        for resize in ("stretch", "letterbox")
+        for convention in ("exact", "toolbox")
+    ]
+    assert all(0 <= float(row[3]) <= 1 for row in rows[2:])
+
+
+def test_the_same_checkpoint_gives_the_same_files(made, checkpoint, pictures, tmp_path):
+    arguments = ["make.py", str(checkpoint), "tried", "--images", str(pictures / "images")]
+    arguments += ["--data", str(pictures), "--teacher", "a teacher", "--force", "--only-int8"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*arguments, "-o", str(tmp_path)])
+        make.main()
+    assert len(list(tmp_path.iterdir())) == 3
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (made / path.name).read_bytes()
