@@ -150,7 +150,7 @@ def weights(backbone):
 
 def test_values_are_those_of_the_training_code(backbone, weights):
     # No multiple of 32: levels round up, and upsampling repeats some pixels more often than others.
-    width, height = (88, 56) if backbone == "mobilenet0.25" else (56, 40)
+    width, height = (88, 56) if backbone == "mobilenet0.25" else (40, 35)
     image = np.random.default_rng(1).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
     expected = forward(Modules(weights), backbone, np.float64(image))
     moved = [
@@ -221,7 +221,7 @@ def test_the_slope_of_leaky_relus_may_be_another():
 
 def test_missing_arrays_are_named(weights):
     telling = ("ClassHead.0.conv1x1.weight", "body.conv1.weight")
-    for key in list(weights)[::11]:  # each takes a third of what a whole network takes
+    for key in list(weights)[::31]:  # each takes a third of what a whole network takes
         if key.endswith("num_batches_tracked") or key in telling:
             continue
         less = {name: values for name, values in weights.items() if name != key}

@@ -127,7 +127,11 @@ def test_ultra_light_without_levels_has_the_same_bits(backend, network, strides)
 
 @pytest.mark.parametrize("backend", ["native", "onnxruntime"])
 @pytest.mark.parametrize(
-    ("backbone", "size"), [("mobilenet0.25", (203, 171)), ("resnet50", (70, 61))]
+    ("backbone", "size"),
+    [
+        ("mobilenet0.25", (203, 171)),
+        pytest.param("resnet50", (70, 61), marks=pytest.mark.slow),  # 100 MB of weights
+    ],
 )
 def test_retinaface_without_its_finest_level_has_the_same_bits(backend, backbone, size):
     if backend == "onnxruntime":
@@ -141,6 +145,13 @@ def test_retinaface_without_its_finest_level_has_the_same_bits(backend, backbone
 def test_integers_stay_the_same(name):
     opened = model.load(WEIGHTS / "tmfile" / f"{name}.tmfile")
     assert_same_levels(opened.graph, opened.spec, (16, 32, 64), "native")
+
+
+@needs_shared
+def test_heads_that_come_by_level_lose_it_too():
+    opened = model.load(WEIGHTS / "yunet" / "yunet_n_320_320.onnx")
+    assert len(opened.spec.heads.roles) == 4
+    assert_same_levels(opened.graph, opened.spec, (16, 32), "native")
 
 
 def test_retinafaces_finest_level_is_half_of_it():
