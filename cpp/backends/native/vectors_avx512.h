@@ -114,18 +114,18 @@ struct Ints::Narrowing {
     __m512i halves(Ints a, Ints b) const {
         return _mm512_adds_epi16(_mm512_packs_epi32(a.v, b.v), zero_point);
     }
-    // Within each 128-bit lane, those of v[0], v[1], v[2] and v[3] follow one another.
-    __m512i bytes(const Ints* v, const std::int8_t*) const {
-        return _mm512_max_epi8(_mm512_packs_epi16(halves(v[0], v[1]), halves(v[2], v[3])), low);
+    // Within each 128-bit lane, those of from[0], from[1], from[2] and from[3] follow one another.
+    __m512i bytes(const Ints* from, const std::int8_t*) const {
+        return _mm512_max_epi8(_mm512_packs_epi16(halves(from[0], from[1]), halves(from[2], from[3])), low);
     }
-    __m512i bytes(const Ints* v, const std::uint8_t*) const {
-        return _mm512_max_epu8(_mm512_packus_epi16(halves(v[0], v[1]), halves(v[2], v[3])), low);
+    __m512i bytes(const Ints* from, const std::uint8_t*) const {
+        return _mm512_max_epu8(_mm512_packus_epi16(halves(from[0], from[1]), halves(from[2], from[3])), low);
     }
     // The vectors one after another, of kPixels pixels.
     template <int kPixels, typename T>
-    void store(const Ints* v, T* to, std::ptrdiff_t step) const {
+    void store(const Ints* from, T* to, std::ptrdiff_t step) const {
         const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        store_pieces<kPixels>(_mm512_permutexvar_epi32(order, bytes(v, to)), to, step);
+        store_pieces<kPixels>(_mm512_permutexvar_epi32(order, bytes(from, to)), to, step);
     }
 };
 
