@@ -52,6 +52,7 @@ _OLD_X86 = frozenset(
     syscall test ud2 xadd xchg xor
     """.split()
 )
+SHF_EXECINSTR = 4
 _X86_SEGMENTS = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67")
 
 # What each kernel file may have beyond that, because select_kernels asks the CPU before it takes the file's table.
@@ -105,7 +106,7 @@ def findings(wheel: bytes, symbols: bytes) -> tuple[str, list[Finding]]:
     places = _places(named, arch)
     found = []
     for section in elf.iter_sections():
-        if section["sh_flags"] & 4:  # SHF_EXECINSTR
+        if section["sh_flags"] & SHF_EXECINSTR:
             twin = named.get_section_by_name(section.name)
             if twin["sh_addr"] != section["sh_addr"] or twin.data() != section.data():
                 raise ValueError(
@@ -152,6 +153,10 @@ class _Place:
 def _places(elf: ELFFile, arch: str) -> list[_Place]:
     """By address. The linker lists a file's local symbols after its name, hidden ones too."""
     source, functions, marks = "", {}, {}
+    # Sections that are not loaded have marks too, at addresses from 0 on that mean nothing here.
+    code = {
+        i for i, section in enumerate(elf.iter_sections()) if section["sh_flags"] & SHF_EXECINSTR
+    }
     for symbol in elf.get_section_by_name(".symtab").iter_symbols():
         kind, address = symbol["st_info"]["type"], symbol["st_value"]
         if kind == "STT_FILE":
@@ -166,7 +171,7 @@ def _places(elf: ELFFile, arch: str) -> list[_Place]:
                 symbol.name,
             )
             functions.setdefault(address + symbol["st_size"], ("", ""))
-        elif symbol.name[:2] in ("$a", "$x", "$d") and isinstance(symbol["st_shndx"], int):
+        elif symbol.name[:2] in ("$a", "$x", "$d") and symbol["st_shndx"] in code:
             marks[address] = symbol.name[1] != "d"
     places, owner, is_code = [], ("", ""), True
     for address in sorted({*functions, *marks}):
