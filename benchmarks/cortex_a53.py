@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-# A kind is a mnemonic and the class of its first operand, as aarch64/counter.c writes it. The first that fits.
+# A kind is a mnemonic and the class of its first operand, as arm/counter.c writes it. The first that fits.
 _MEASURED = (
     # Loads bring 64 bits a cycle, stores take 128.
     (r"ldn?p q", 4),

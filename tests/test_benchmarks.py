@@ -169,7 +169,7 @@ def test_on_device_imports_nothing_but_edgeface_and_numpy():
 
 def test_instructions_are_compared_with_the_best_float32_peer():
     pytest.importorskip("cv2", reason="OpenCV is not installed")
-    import aarch64
+    import arm
 
     def row(runtime, precision, instructions):
         return {
@@ -181,7 +181,7 @@ def test_instructions_are_compared_with_the_best_float32_peer():
 
     rows = [row("edgeface", "fp32", 30), row("litert", "fp32", 60), row("ncnn", "fp32", 50)]
     rows += [row("litert", "int8", 40), {"runtime": "mnn", "precision": "fp32", "problem": "no"}]
-    aarch64.add_ratios(rows)
+    arm.add_ratios(rows)
     found = [r.get("instructions_over_peer") for r in rows]
     assert found == [0.6, 1.2, 1.0, 0.8, None]
     assert rows[0]["issue_cycles_over_peer"] == 0.6

@@ -1,4 +1,4 @@
-"""Runs a network on one image a number of times and ends: what aarch64.py counts.
+"""Runs a network on one image a number of times and ends: what arm.py counts.
 
 python -m peers.frames RUNTIME MODEL VARIANT IMAGE.npy FRAMES HEADS.npz
 """

@@ -4,8 +4,9 @@
  *     qemu-aarch64 -plugin ./counter.so,out=counts.txt program
  *
  * writes a line for each kind to counts.txt when the program ends: how often, and the mnemonic with the class
- * of its first operand ("fmla v128", "ldp q", "ld1 {2x128}", "add x"). Plugin interface 1, as in QEMU 6.0
- * to 8.1; its header is not needed, these declarations are all that is used of it. */
+ * of its first operand ("fmla v128", "ldp q", "ld1 {2x128}", "add x"; of 32-bit ARM "vmla.f32 q", "vld1.32 {2d}").
+ * Plugin interface 1, as in QEMU 6.0 to 8.1; its header is not needed, these declarations are all that is used of
+ * it. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,7 +18,9 @@
 typedef uint64_t qemu_plugin_id_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
-struct qemu_info_t;
+struct qemu_info_t {
+    const char* target_name;
+};
 enum { QEMU_PLUGIN_INLINE_ADD_U64 = 0 };
 
 typedef void tb_callback(qemu_plugin_id_t, struct qemu_plugin_tb*);
@@ -47,6 +50,7 @@ static char names[MAX_KINDS][KIND_LENGTH];
 static size_t name_count;
 static struct block* blocks;
 static FILE* output;
+static int is_32_bit;
 
 /* Bits of the vector that "v0.4s" or "v0.4s, ..." is; 0 for a lane of one, "v0.s[1]". */
 static int vector_bits(const char* operand) {
@@ -75,11 +79,28 @@ static void operand_class(const char* operand, char* text, size_t size) {
     }
 }
 
+/* The same of 32-bit ARM: "r", "q", "d", or "{2d}" and "{1}lane" for a list. */
+static void operand_class_32(const char* operand, char* text, size_t size) {
+    text[0] = 0;
+    if (operand[0] == '{') {
+        int registers = 1;
+        for (const char* c = operand; *c && *c != '}'; c++) registers += *c == ',';
+        if (strcspn(operand, "[") < strcspn(operand, "}"))
+            snprintf(text, size, "{%d}lane", registers);
+        else
+            snprintf(text, size, "{%d%c}", registers, operand[1] == 'd' ? 'd' : 'r');
+    } else if (operand[0] && strchr("qds", operand[0]) && isdigit((unsigned char)operand[1])) {
+        snprintf(text, size, "%c", operand[0]);
+    } else if (isalpha((unsigned char)operand[0])) {
+        snprintf(text, size, "r"); /* r0 to r9, sl, fp, ip, sp, lr, pc */
+    }
+}
+
 static uint16_t kind_of(const char* disassembly) {
     char name[KIND_LENGTH], class[16];
     const size_t mnemonic = strcspn(disassembly, " \t");
     const char* operand = disassembly + mnemonic + strspn(disassembly + mnemonic, " \t");
-    operand_class(operand, class, sizeof class);
+    (is_32_bit ? operand_class_32 : operand_class)(operand, class, sizeof class);
     snprintf(name, sizeof name, "%.*s%s%s", (int)(mnemonic < 14 ? mnemonic : 14), disassembly,
              *class ? " " : "", class);
     for (size_t i = 0; i < name_count; i++)
@@ -117,7 +138,7 @@ static void ended(qemu_plugin_id_t id, void* data) {
 }
 
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info_t* info, int argc, char** argv) {
-    (void)info;
+    is_32_bit = !strcmp(info->target_name, "arm");
     for (int i = 0; i < argc; i++)
         if (!strncmp(argv[i], "out=", 4)) output = fopen(argv[i] + 4, "w");
     if (!output) {

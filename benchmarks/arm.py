@@ -1,11 +1,12 @@
-"""Instructions that one frame takes on a Cortex-A53, exactly, without one: on edgeface and on its peers' wheels.
+"""Instructions that one frame takes on an ARM CPU, exactly, without one: on edgeface and on its peers' wheels.
 
-    python benchmarks/aarch64.py --model version-RFB-320.onnx --image group.jpg --peer-models peers/
+    python benchmarks/arm.py --model version-RFB-320.onnx --image group.jpg --peer-models peers/
         --wheel edgeface-*-cp311-cp311-*_aarch64.whl
 
-The wheels for aarch64 run on one thread in QEMU's user-mode emulation (dynamically linked and older than 8.2:
-qemu-user 7.2 of Debian bookworm), whose plugin aarch64/counter.c counts. What a frame costs is the difference
-of two runs, one of them with more frames. Every runtime must find the same faces there, too.
+The wheels run on one thread in QEMU's user-mode emulation (dynamically linked and older than 8.2: qemu-user 7.2
+of Debian bookworm) of a Cortex-A53, or with `--arch armv7l` of a Cortex-A7, whose plugin arm/counter.c counts. What a
+frame costs is the difference of two runs, one of them with more frames. Every runtime must find the same faces there,
+too.
 """
 
 from __future__ import annotations
@@ -42,14 +43,44 @@ HERE = Path(__file__).resolve().parent
 RUNTIMES = ("edgeface", "onnxruntime", "litert", "ncnn", "mnn")
 PYTHON = "3.11"  # Debian bookworm's
 SYSTEM = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
-PLATFORMS = ("2_28", "2_27", "2_17")
-# Runtimes ask for the processor's name; the host's /proc/cpuinfo has crashed some.
-CPUINFO = "".join(
-    f"processor\t: {i}\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
-    "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\n"
-    "CPU part\t: 0xd03\nCPU revision\t: 4\n\n"
-    for i in range(4)
-)
+PLATFORMS = ("2_31", "2_28", "2_27", "2_17")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is emulated, and what Debian and PyPI have for it."""
+
+    qemu: str
+    cpu: str  # as QEMU calls it
+    system: tuple[str, ...]
+    packages: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    cpuinfo: str  # of each CPU; the host's has crashed runtimes that look for the processor's name
+
+
+MACHINES = {
+    "aarch64": Machine(
+        qemu="qemu-aarch64",
+        cpu="cortex-a53",
+        system=SYSTEM,
+        packages=("numpy",),
+        runtimes=RUNTIMES,
+        cpuinfo="Features\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\n"
+        "CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd03\nCPU revision\t: 4\n",
+    ),
+    # PyPI has no NumPy for it, and of the peers ncnn alone.
+    "armv7l": Machine(
+        qemu="qemu-arm",
+        cpu="cortex-a7",
+        system=(*SYSTEM, "python3-numpy"),
+        packages=(),
+        runtimes=("edgeface", "ncnn"),
+        cpuinfo="Features\t: half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae\n"
+        "CPU implementer\t: 0x41\nCPU architecture: 7\nCPU variant\t: 0x0\nCPU part\t: 0xc07\n"
+        "CPU revision\t: 5\n",
+    ),
+}
+CPUS = 4
 # Otherwise starting threads and hashing differ from run to run.
 SETTLED = {
     "OMP_NUM_THREADS": "1",
@@ -67,14 +98,14 @@ class Emulator:
     qemu: str
     cpu: str
     root: Path
-    path: str  # its PYTHONPATH
+    variables: dict[str, str]
     plugin: Path
 
     def count(self, *arguments: object) -> dict[str, int]:
         """How often `python -m ARGUMENTS` executes each kind of instruction."""
         with tempfile.NamedTemporaryFile() as counts:
             command = [self.qemu, "-cpu", self.cpu, "-L", str(self.root)]
-            for name, value in {**SETTLED, "PYTHONPATH": self.path}.items():
+            for name, value in {**SETTLED, **self.variables}.items():
                 command += ["-E", f"{name}={value}"]
             command += ["-plugin", f"{self.plugin},out={counts.name}"]
             command += [str(self.root / f"usr/bin/python{PYTHON}"), "-m", *map(str, arguments)]
@@ -117,26 +148,32 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--image", required=True, type=Path, help="a photograph with faces")
-    parser.add_argument("--wheel", type=Path, help="edgeface for aarch64 and CPython 3.11")
+    parser.add_argument("--arch", choices=MACHINES, default="aarch64")
+    parser.add_argument("--wheel", type=Path, help="edgeface for that and CPython 3.11")
     parser.add_argument("--peer-models", nargs="+", type=Path, default=[], metavar="FOLDER")
     parser.add_argument(
         "--quantized", nargs="+", type=Path, default=[], metavar="FILE", help="for edgeface alone"
     )
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all there are")
     parser.add_argument("--precisions", nargs="+", choices=peers.PRECISIONS, default=["fp32"])
     parser.add_argument("--frames", type=int, default=4, help="between the two runs")
-    parser.add_argument("--cpu", default="cortex-a53", help="as QEMU calls it")
-    parser.add_argument("--qemu", default="qemu-aarch64")
+    parser.add_argument("--cpu", help="as QEMU calls it; default: cortex-a53 or cortex-a7")
+    parser.add_argument("--qemu", help="default: qemu-aarch64 or qemu-arm")
     parser.add_argument(
         "--work",
         type=Path,
-        default=HERE.parent / "build" / "aarch64",
         metavar="FOLDER",
-        help="keeps the arm64 system (root/) and the peers' wheels (site/), which it makes",
+        help="keeps the emulated system (root/) and the peers' wheels (site/), which it makes; "
+        "default: build/ARCH",
     )
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT")
     args = parser.parse_args()
+    chosen = MACHINES[args.arch]
+    args.cpu = args.cpu or chosen.cpu
+    args.qemu = args.qemu or chosen.qemu
+    args.runtimes = args.runtimes or chosen.runtimes
+    args.work = args.work or HERE.parent / "build" / args.arch
     if args.wheel is None and "edgeface" in args.runtimes:
         parser.error("--wheel is missing; `nox -s wheels` builds one, --runtimes can leave it out")
     return args
@@ -148,43 +185,52 @@ def arguments() -> argparse.Namespace:
 def prepare(args: argparse.Namespace, folder: Path) -> Emulator:
     root, site = args.work / "root", args.work / "site"
     if not root.exists():
-        unpack_system(root)
+        unpack_system(root, args.arch)
     (root / "proc").mkdir(exist_ok=True)
-    (root / "proc" / "cpuinfo").write_text(CPUINFO, encoding="ascii")
+    described = (f"processor\t: {i}\n{MACHINES[args.arch].cpuinfo}\n" for i in range(CPUS))
+    (root / "proc" / "cpuinfo").write_text("".join(described), encoding="ascii")
     if not site.exists():
-        install_peers(site)
+        install_peers(site, args.arch)
     path = [site, HERE]
     if args.wheel is not None:
         with zipfile.ZipFile(args.wheel) as wheel:
             wheel.extractall(folder / "edgeface")
         path.insert(0, folder / "edgeface")
     plugin = folder / "counter.so"
-    source = HERE / "aarch64" / "counter.c"
+    source = HERE / "arm" / "counter.c"
     compiler = os.environ.get("CC", "cc")
     subprocess.run([compiler, "-O2", "-fPIC", "-shared", source, "-o", plugin], check=True)
-    joined = ":".join(str(part.resolve()) for part in path)
-    return Emulator(args.qemu, args.cpu, root.resolve(), joined, plugin)
+    variables = {"PYTHONPATH": ":".join(str(part.resolve()) for part in path)}
+    # Debian chooses one of several by links that only an installation makes.
+    blas = [
+        path for name in ("blas", "lapack") for path in root.resolve().glob(f"usr/lib/*/{name}")
+    ]
+    variables["LD_LIBRARY_PATH"] = ":".join(map(str, blas))
+    return Emulator(args.qemu, args.cpu, root.resolve(), variables, plugin)
 
 
-def unpack_system(root: Path) -> None:
+def unpack_system(root: Path, arch: str) -> None:
     sys.path.insert(0, str(HERE.parent / "packaging"))
     import debian
 
-    debian.unpack("bookworm", "aarch64", SYSTEM, root)
+    debian.unpack("bookworm", arch, MACHINES[arch].system, root)
 
 
-def install_peers(site: Path) -> None:
-    packages = [peers.adapter(name).PACKAGE for name in RUNTIMES if name != "edgeface"]
-    tags = [f"--platform=manylinux_{glibc}_aarch64" for glibc in PLATFORMS]
+def install_peers(site: Path, arch: str) -> None:
+    wanted = MACHINES[arch]
+    packages = [peers.adapter(name).PACKAGE for name in wanted.runtimes if name != "edgeface"]
+    tags = [f"--platform=manylinux_{glibc}_{arch}" for glibc in PLATFORMS]
     abis = [f"--abi={abi}" for abi in ("cp" + PYTHON.replace(".", ""), "abi3", "none")]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", site]
     command += ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"]
-    subprocess.run([*command, *abis, *tags, "numpy", *packages], check=True)
+    command += [] if wanted.packages else ["--no-deps"]
+    subprocess.run([*command, *abis, *tags, *wanted.packages, *packages], check=True)
 
 
 def versions(args: argparse.Namespace) -> dict[str, str]:
     """Of the wheels that were run."""
-    found = {d.name: d.version for d in metadata.distributions(path=[str(args.work / "site")])}
+    places = [args.work / "root" / "usr/lib/python3/dist-packages", args.work / "site"]
+    found = {d.name: d.version for d in metadata.distributions(path=list(map(str, places)))}
     wanted = {"numpy", *(peers.adapter(name).PACKAGE for name in args.runtimes)}
     versions = {name: v for name, v in found.items() if name.lower() in map(str.lower, wanted)}
     return {**versions, **({} if args.wheel is None else {"edgeface": args.wheel.name})}
@@ -238,15 +284,15 @@ def measure(
         for kind, count in runs[1].items()
         if count != runs[0].get(kind, 0)
     }
-    cycles, guessed = cortex_a53.weighted(counts)
+    # Nobody is known to have measured a 32-bit CPU's instructions one by one.
+    costs = cortex_a53.weighted(counts) if args.arch == "aarch64" else ()
     with np.load(heads_file) as heads:
         faces = photographs.faces((heads["scores"], heads["boxes"]), opened.spec)
     return {
         **values,
         "faces": faces_text(expected_faces(opened, image), faces, opened),
         "instructions": sum(counts.values()),
-        "issue_cycles": cycles,
-        "guessed_share": guessed,
+        **dict(zip(("issue_cycles", "guessed_share"), costs)),
         "kinds": dict(sorted(counts.items(), key=lambda item: -item[1])),
     }
 
@@ -273,7 +319,7 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
         if row["precision"] == "fp32" and row["runtime"] != "edgeface" and "instructions" in row
     ]
     for what in ("instructions", "issue_cycles"):
-        least = min((row[what] for row in able), default=None)
+        least = min((row[what] for row in able if what in row), default=None)
         for row in rows:
             if least is not None and what in row:
                 row[f"{what}_over_peer"] = row[what] / least
@@ -340,8 +386,12 @@ def row_text(row: dict[str, Any]) -> str:
     if "instructions" not in row:
         return f"| {name} | | | | | | | {row['candidate']}: {row['problem']} |"
     cells = [name, f"{row['instructions'] / 1e6:.1f}", ratio(row, "instructions")]
-    cells += [f"{row['issue_cycles'] / 1e6:.1f}", ratio(row, "issue_cycles")]
-    cells += [f"{row['guessed_share']:.1%}", row["faces"], row["candidate"]]
+    if "issue_cycles" in row:
+        cells += [f"{row['issue_cycles'] / 1e6:.1f}", ratio(row, "issue_cycles")]
+        cells += [f"{row['guessed_share']:.1%}"]
+    else:
+        cells += ["", "", ""]
+    cells += [row["faces"], row["candidate"]]
     return f"| {' | '.join(cells)} |"
 
 
