@@ -274,6 +274,18 @@ def test_retinaface_learns_in_the_same_loop(retinaface):
     assert all(key.startswith(("BboxHead.", "LandmarkHead.")) and ".0." not in key for key in left)
 
 
+def test_retinaface_is_exported_with_its_landmarks(retinaface, tmp_path):
+    _, output = retinaface
+    target = tmp_path / "net.onnx"
+    written, differences = export.export(output / loop.CHECKPOINT, target)
+    assert differences.keys() == {export.NOISE}
+    assert written.source.spec.priors.strides == (8, 16, 32)
+    detector = edgeface.FaceDetector(target, score_threshold=0.0)
+    faces = detector.detect(np.zeros((48, 64, 3), np.uint8))
+    assert faces.landmarks.shape == (len(faces), 5, 2)
+    assert len(faces) > 0
+
+
 def test_a_runs_spec_is_that_of_its_family():
     for config, family in ((SMALL, zoo.ultraface), (RETINAFACE, zoo.retinaface)):
         network = Learner(config, CPU).network
