@@ -140,7 +140,7 @@ class Picture {
     }
 
     void huge(Input& in, int bytes) {
-        // detector.MAX_PIXELS is 1 << 28.
+        // frames.MAX_PIXELS is 1 << 28.
         constexpr std::size_t kBytes = std::size_t{4} << 28;
         static void* const zeros =
             mmap(nullptr, kBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
