@@ -495,6 +495,22 @@ def test_average_precision_on_held_out_images(samples):
 # --- The commands --------------------------------------------------------------------------------------
 
 
+def test_a_run_ends_with_a_model_that_opens_whatever_format_holds_it(data, tmp_path, capsys):
+    config = tmp_path / "run.py"
+    config.write_text(
+        "from edgeface.train.config import Config, Stage\n"
+        "stages = (Stage((64, 48), epochs=1, batch=5),)\n"
+        "config = Config('mine', 'retinaface-mobilenet0.25', stages, landmarks=True, held_out=0.3)\n"
+    )
+    output = tmp_path / "out"
+    assert main(["train", "run", str(config), "--data", str(data), "-o", str(output)]) == 0
+    (found,) = [path for path in output.iterdir() if path.suffix in (".tmfile", ".onnx")]
+    said = capsys.readouterr().out
+    assert f"wrote {found}" in said
+    assert ("as .onnx instead: " in said) == (found.suffix == ".onnx")
+    assert edgeface.FaceDetector(found).spec.heads.landmarks == "landmarks"
+
+
 def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["train", "run", "tiny", "--data", str(data), "-o", str(output)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
+from ..errors import ModelError
 from . import train_prepare
 from .arguments import add_command, parse_count
 from .console import Console
@@ -25,7 +26,8 @@ RUN_EPILOG = """\
 RUN is a Python file with `config = Config(...)` in it, or the name of one that comes with edgeface: {bundled}.
 
 OUT gets checkpoint.pt after every epoch and every few minutes, log.csv, and at the end the model as .tmfile
-with its spec. A run that was stopped goes on with --resume as if it had not been.
+with its spec, or as .onnx where a .tmfile cannot hold it. A run that was stopped goes on with --resume as if it
+had not been.
 """
 EXPORT_EPILOG = """\
 CHECKPOINT is a run's checkpoint.pt; its averaged weights are taken. A .tmfile gets its spec beside it as .json,
@@ -201,17 +203,30 @@ def _bar() -> Any:
 def _finish(config: Config, held_out: Sequence[Sample], output: Path, console: Console) -> int:
     """Exports the model and says how good it is."""
     from ..detector import FaceDetector
-    from ..train import export, judge, loop
+    from ..train import judge
 
-    frames = {sample.name: sample.read() for sample in held_out[:3]}
-    target = output / f"{config.name}.tmfile"
-    export.export(output / loop.CHECKPOINT, target, frames=frames, force=True)
+    target = _export(config, held_out, output)
     print(f"wrote {target}")
     detector = FaceDetector(target, **judge.DETECTOR_OPTIONS)
     ap = judge.average_precision(detector, console.progress(held_out, " images", len(held_out)))
     if ap is not None:
         print(f"AP {ap:.3f} on the {count_of(len(held_out), 'image')} held out")
     return 0
+
+
+def _export(config: Config, held_out: Sequence[Sample], output: Path) -> Path:
+    """As .tmfile, which boards run, or as .onnx: days of training must not end without a model."""
+    from ..train import export, loop
+
+    frames = {sample.name: sample.read() for sample in held_out[:3]}
+    target = output / f"{config.name}.tmfile"
+    try:
+        export.export(output / loop.CHECKPOINT, target, frames=frames, force=True)
+    except ModelError as error:
+        print(f"as .onnx instead: {error}")
+        target = target.with_suffix(".onnx")
+        export.export(output / loop.CHECKPOINT, target, frames=frames, force=True)
+    return target
 
 
 def run_export(arguments: argparse.Namespace) -> int:
