@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 import tmfile_builder as tm
 from edgeface.errors import ModelError
 from edgeface.formats import tmfile
-from edgeface.graph import Add, Concat, Conv, Graph, Relu, Reshape, Softmax, Transpose
+from edgeface.graph import Add, Concat, Conv, Graph, MaxPool, Relu, Reshape, Softmax, Transpose
 from tmfile_builder import FileBuilder
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -377,8 +377,8 @@ DAMAGES = [
     Damage("node:stem.inputs.0", 3, "'stem' reads tensor 3, which no node before it makes"),
     Damage("node:stem.inputs.0", 6, "'stem' reads tensor 6, which no node before it makes"),
     # operators
-    Damage("node:merged.operator.type", 37, r"'merged' is operator 37 \(Sigmoid\)"),
-    Damage("node:merged.operator.type", 16, r"'merged' is operator 16 \(Pooling\)"),
+    Damage("node:merged.operator.type", 31, r"'merged' is operator 31 \(Gemm\)"),
+    Damage("node:merged.operator.type", 27, r"'merged' is operator 27 \(Slice\)"),
     Damage("node:merged.operator.type", 21, r"'merged' is operator 21 \(ReLu6\)"),
     Damage("node:merged.operator.type", 10, r"'merged' is operator 10 \(Flatten\)"),
     Damage("node:merged.operator.type", 500, r"'merged' is operator 500 \(unknown\)"),
@@ -396,8 +396,8 @@ DAMAGES = [
     Damage("node:stem.param.10", 0x7FFFFFFF, "Conv 'stem'.* padding"),
     Damage("node:sum.param.0", 0, r"Eltwise 'sum' is of type 0 \(PROD\)"),
     Damage("node:sum.param.0", 77, r"Eltwise 'sum' is of type 77 \(unknown\)"),
-    Damage("node:merged.param.0", 0.1, "ReLu 'merged' has negative_slope 0.1"),
-    Damage("node:merged.param.0", float("nan"), "ReLu 'merged' has negative_slope nan"),
+    Damage("node:merged.param.0", 1.5, "LeakyRelu 'merged' got .* the slope is 1.5"),
+    Damage("node:merged.param.0", float("nan"), "LeakyRelu 'merged' got .* the slope is nan"),
     Damage("node:joined.param.0", 4, "Concat 'joined'.* there is no axis 4"),
     Damage("node:joined.param.0", -5, "Concat 'joined'.* there is no axis -1"),
     Damage("node:scores.param.0", 3, "Softmax 'scores'.* there is no axis 3"),
@@ -479,9 +479,117 @@ def test_damaged_quantisation_is_refused_by_name(built_int8, damage):
 
 def test_unknown_operator_is_refused_with_what_is_supported():
     net, image = image_net()
-    output = net.op(37, "sig", [image])
-    with pytest.raises(ModelError, match=r"'sig' is operator 37 \(Sigmoid\).*Convolution.*Softmax"):
+    output = net.op(10, "flat", [image])
+    with pytest.raises(
+        ModelError, match=r"'flat' is operator 10 \(Flatten\).*Convolution.*Softmax"
+    ):
         tmfile.read(net.build(output).data)
+
+
+def read_one(kind, param):
+    net = tm.FileBuilder()
+    return tmfile.read(net.build(net.op(kind, "it", [net.input()], param)).data)
+
+
+def pooling(**changes):
+    """alg, kernel, stride, global, flavour, pads: 3x3 stride 2 with a pixel around."""
+    fields = {
+        "alg": 0,
+        "kh": 3,
+        "kw": 3,
+        "sh": 2,
+        "sw": 2,
+        "all": 0,
+        "flavour": 0,
+        "top": 1,
+        "left": 1,
+    }
+    values = {**fields, **changes}
+    return [*values.values(), values["top"], values["left"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, MaxPool((3, 3), (2, 2), (1, 1, 1, 1))),
+        ({"flavour": 1}, MaxPool((3, 3), (2, 2), (1, 1, 2, 2))),
+        ({"flavour": 0x11, "sw": 1}, MaxPool((3, 3), (2, 1), (1, 1, 2, 1))),
+        ({"flavour": 2}, MaxPool((3, 3), (2, 2), (0, 0, 1, 1))),
+        ({"flavour": 2, "top": 3, "left": 2}, MaxPool((3, 3), (2, 2), (1, 1, 2, 1))),
+        ({"all": 1}, MaxPool((6, 8))),
+    ],
+)
+def test_pooling_is_read_as_tengine_counts_its_windows(changes, want):
+    (node,) = read_one(tm.POOLING, pooling(**changes)).nodes
+    assert node.op == want
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alg": 1}, r"Pooling 'it' is of type 1 \(1 is AVG\); expected 0"),
+        ({"flavour": 3}, "Pooling 'it' has caffe_flavor 3"),
+        ({"top": -1}, r"Pooling 'it' has caffe_flavor 0 and pads \[-1, 1\]"),
+        ({"kh": 0}, "MaxPool 'it' got .*the kernel is empty"),
+        ({"sh": 0}, "MaxPool 'it' got .*stride and dilation start at 1"),
+        ({"top": 3}, "MaxPool 'it' got .*padding is as large as the kernel"),
+        ({"kw": 0x7FFFFFFF}, "MaxPool 'it' got .*does not fit"),
+    ],
+)
+def test_pooling_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        read_one(tm.POOLING, pooling(**changes))
+
+
+def upsampled(kind, param):
+    net = tm.FileBuilder()
+    image = net.input(dims=(1, 3, 6, 8))
+    half = net.op(tm.POOLING, "half", [image], pooling(kh=2, kw=2, top=0, left=0))
+    made = net.op(kind, "it", [half], param)
+    return tmfile.read(net.build(net.add("sum", [made, image])).data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "param"),
+    [
+        (tm.UPSAMPLE, [2.0]),
+        (tm.INTERP, [1, 2.0, 2.0, 0, 0]),
+        (tm.INTERP, [1, 0.0, 0.0, 8, 6]),
+        (tm.INTERP, [1, 2.0, 2.0, 77, 99]),  # the scales count, as in Tengine
+    ],
+)
+def test_upsampling_is_as_large_as_what_it_is_added_to(kind, param):
+    graph = upsampled(kind, param)
+    assert [(node.kind, node.inputs) for node in graph.nodes[1:]] == [
+        ("Upsample", ("half", "input")),
+        ("Add", ("it", "input")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "param", "message"),
+    [
+        (tm.INTERP, [2, 2.0, 2.0, 8, 6], r"Interp 'it' has resize_type 2 \(2 is bilinear\)"),
+        (tm.INTERP, [1, float("nan"), 2.0, 8, 6], "Interp 'it' has scales"),
+        (tm.INTERP, [1, -2.0, 2.0, 8, 6], "Interp 'it' has scales"),
+        (tm.INTERP, [1, 1e30, 2.0, 8, 6], "Interp 'it' has scales"),
+        (tm.INTERP, [1, 0.0, 0.0, 1 << 30, 6], "Interp 'it' makes"),
+        (tm.INTERP, [1, 0.0, 0.0, 0, -6], "Interp 'it' makes"),
+        (tm.INTERP, [1, 0.1, 0.1, 0, 0], "Interp 'it' makes"),
+        (tm.INTERP, [1, 2.6, 2.0, 0, 0], "Interp 'it' makes 10 pixels of 4 by a scale of 2.59999"),
+        (tm.UPSAMPLE, [3.0], "Add 'sum' got inputs"),
+    ],
+)
+def test_upsampling_that_makes_no_sense_is_refused(kind, param, message):
+    with pytest.raises(ModelError, match=message):
+        upsampled(kind, param)
+
+
+def test_upsampling_that_no_sum_reads_is_refused():
+    with pytest.raises(
+        ModelError, match="'it' makes 'it' of a size of its own; supported where an"
+    ):
+        read_one(tm.UPSAMPLE, [2.0])
 
 
 def test_second_input_is_refused_by_name():

@@ -13,10 +13,11 @@ from numpy.testing import assert_allclose
 
 import tengine_reference
 import tmfile_builder as tm
+from edgeface.backends import native
 from edgeface.formats import onnx, tmfile
 from edgeface.graph import Add, Concat, Relu, Reshape, Softmax, Transpose
 from tmfile_builder import FileBuilder
-from tmfile_graphs import FLOAT32, INT8, UINT8, Maker, detector, pairs
+from tmfile_graphs import FLOAT32, INT8, UINT8, Maker, detector, pairs, pyramid
 
 pytestmark = [
     pytest.mark.tengine,
@@ -134,6 +135,42 @@ def test_onnx_network_written_as_tmfile_runs_like_in_onnxruntime(name, size):
 def test_every_operator_runs_like_in_onnxruntime():
     graph = detector()
     frames = random_frames(graph, 3)
+    results = tengine_reference.run(tmfile.write(graph), frames)
+    assert_close(results, onnxruntime_outputs(graph, frames))
+
+
+@pytest.mark.onnx
+@pytest.mark.parametrize("size", [(18, 22), (19, 21), (8, 9), (40, 33)])
+def test_every_operator_of_a_pyramid_runs_like_in_onnxruntime(size):
+    graph = pyramid(size=size)
+    frames = random_frames(graph, 3)
+    results = tengine_reference.run(tmfile.write(graph), frames)
+    assert_close(results, onnxruntime_outputs(graph, frames))
+
+
+@pytest.mark.parametrize("dtype", [INT8, UINT8], ids=str)
+def test_a_quantised_pyramid_runs_like_in_the_native_engine(dtype):
+    """Within what rounding halves another way may cost.
+
+    A step of the convolution, the slope and the sum each, twice of the first two: 0.25 of the sigmoid's steepest
+    slope, in its steps of 1 / 127, of 3 * 0.05 + 2 * 0.04.
+    """
+    graph = pyramid(dtype)
+    engine = native.open_graph(graph, 1)
+    frames = random_frames(graph, 3)
+    for frame, (theirs,) in zip(frames, tengine_reference.run(tmfile.write(graph), frames)):
+        engine.input()[:] = frame
+        engine.run()
+        ours = engine.output("share").T.reshape(theirs.shape)
+        assert np.abs(ours.astype(int) - theirs).max() <= 0.25 * 127 * (3 * 0.05 + 2 * 0.04)
+        assert np.abs(ours.astype(int) - theirs).mean() < 0.5
+        assert len(np.unique(ours)) > 20
+
+
+@pytest.mark.onnx
+def test_yunet_runs_like_in_onnxruntime():
+    graph = onnx.read(shared_file("weights/yunet/yunet_n_320_320.onnx"))
+    frames = [np.random.default_rng(0).uniform(0, 255, (1, 3, 320, 320)).astype(np.float32)]
     results = tengine_reference.run(tmfile.write(graph), frames)
     assert_close(results, onnxruntime_outputs(graph, frames))
 

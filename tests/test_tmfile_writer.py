@@ -13,14 +13,19 @@ from numpy.testing import assert_array_equal
 
 from edgeface.errors import ModelError
 from edgeface.formats import tmfile
+from edgeface.formats.tmfile import rules
 from edgeface.graph import (
     Add,
     Concat,
     Conv,
+    LeakyRelu,
+    MaxPool,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Transpose,
+    Upsample,
     fuse_activations,
 )
 from tmfile_builder import Walker
@@ -33,6 +38,7 @@ from tmfile_graphs import (
     assert_equal_graphs,
     detector,
     pairs,
+    pyramid,
 )
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "tmfile"
@@ -73,6 +79,15 @@ def test_every_operator_comes_back(dtype):
         *("Conv", "Relu", "Add", "Concat", "Softmax", "Transpose", "Reshape")
     }
     assert_equal_graphs(again(graph), graph)
+
+
+@pytest.mark.parametrize("size", [(18, 22), (19, 21), (8, 9)])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_every_operator_of_a_pyramid_comes_back(dtype, size):
+    graph = pyramid(dtype, size)
+    assert {"LeakyRelu", "MaxPool", "Upsample", "Sigmoid"} < {node.kind for node in graph.nodes}
+    assert_equal_graphs(again(graph), fuse_activations(graph))
+    assert again(graph).resized(40, 33) is not None
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -364,6 +379,63 @@ def test_dimensions_that_tengine_does_not_run_are_refused(shape, op, message):
     refused(make.graph(), message)
 
 
+@pytest.mark.parametrize("dtype", [INT8, UINT8], ids=str)
+def test_quantised_sum_or_convolution_with_a_slope_is_refused(dtype):
+    """Rounded once here and twice there; a LeakyRelu of its own is written."""
+    make = Maker(dtype)
+    make.conv("conv", "input", 4, activation="leaky_relu", slope=0.1)
+    refused(make.graph(), r"Conv 'conv' has a slope below 0 in u?int8")
+    make = Maker(dtype)
+    make.op(Add("leaky_relu", 0.1), "sum", "input", "input")
+    refused(make.graph(), "Add 'sum' has activation leaky_relu")
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (MaxPool((3, 3), pads=(1, 1, 0, 0)), r"'pool' has pads \(1, 1, 0, 0\); Tengine pads"),
+        (MaxPool((3, 3), pads=(0, 0, 2, 2)), r"'pool' has pads \(0, 0, 2, 2\); Tengine pads"),
+        (MaxPool((2, 2), (2, 1), (0, 0, 1, 1)), None),
+        (MaxPool((6, 4), (2, 2), (0, 0, 1, 1)), "'pool' makes 1 of 6 pixels; Tengine would make 2"),
+    ],
+)
+def test_padding_that_tengine_does_not_have_is_refused(op, message):
+    make = Maker()  # 6x8
+    make.op(op, "pool", "input")
+    if message is None:
+        assert_equal_graphs(again(make.graph()), make.graph())
+    else:
+        refused(make.graph(), message)
+
+
+def test_upsampling_that_is_not_added_is_refused():
+    make = Maker()
+    small = make.op(MaxPool((2, 2), (2, 2)), "small", "input")
+    make.op(Upsample(), "large", small, "input")
+    refused(make.graph(), "Upsample 'large' is made as large as 'input', but not added to it")
+
+
+def test_upsampling_of_which_tengine_takes_other_pixels_is_refused():
+    """Where a position divided by the scale should be whole, and is a little less in float32."""
+    sizes = [(size, made) for size in range(2, 60) for made in range(size + 1, 4 * size)]
+    wrong = [pair for pair in sizes if not rules.takes_nearest(*pair, pair[1] / pair[0])]
+    assert wrong
+    (size, made), *_ = wrong
+    make = Maker(shape=(1, 2, made, 8))
+    small = make.op(MaxPool((made - size + 1, 1)), "small", "input")
+    make.op(Add(), "sum", make.op(Upsample(), "large", small, "input"), "input")
+    refused(make.graph(), f"'large' makes {made} of {size} pixels, of which Tengine")
+
+
+@pytest.mark.parametrize("size", range(1, 200))
+def test_upsampling_to_the_sizes_of_a_pyramid_is_never_refused(size):
+    """A level is half of the next one, rounded up."""
+    for made in (2 * size - 1, 2 * size):
+        scale = made / size
+        assert rules.takes_nearest(size, made, scale)
+        assert rules.stretched(size, scale) == made
+
+
 def test_sum_with_relu6_is_refused():
     make = Maker()
     make.op(Add("relu6"), "sum", "input", "input")
@@ -505,19 +577,42 @@ def add_conv(draw, make, name, data):
         groups=groups,
         pads=tuple(pads),
         stride=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
-        activation=draw(st.sampled_from(["none", "relu", "relu6"])),
+        **draw(st.sampled_from(ACTIVATIONS[: 4 if make.quantization is None else 3])),
     )
+
+
+# The last is not written in integers.
+ACTIVATIONS = [{"activation": name} for name in ("none", "relu", "relu6")]
+ACTIVATIONS.append({"activation": "leaky_relu", "slope": 0.1})
+SUMS = [Add(), Add("relu"), Add("leaky_relu", 0.25)]
 
 
 def add_node(draw, make, name, data):
     shape = make.tensors[data].shape
-    kind = draw(st.sampled_from(["conv", "relu", "add", "concat", "softmax", "order", "shape"]))
+    kinds = [
+        "conv",
+        "relu",
+        "add",
+        "concat",
+        "softmax",
+        "order",
+        "shape",
+        "pool",
+        "sigmoid",
+        "slope",
+    ]
+    kind = draw(st.sampled_from(kinds))
     if kind == "conv" and len(shape) == 4:
         return add_conv(draw, make, name, data)
+    if kind == "pool" and len(shape) == 4:
+        kernel = tuple(min(2, size) for size in shape[2:])
+        return make.op(MaxPool(kernel), name, data)
     axis = draw(st.integers(0, len(shape) - 1))
     order = tuple(draw(st.permutations(range(len(shape)))))
     op, count = {
-        "add": (Add(draw(st.sampled_from(["none", "relu"]))), 2),
+        "add": (draw(st.sampled_from(SUMS[: 3 if make.quantization is None else 2])), 2),
+        "sigmoid": (Sigmoid(), 1),
+        "slope": (LeakyRelu(0.1), 1),
         "concat": (Concat(axis), draw(st.integers(1, 3))),
         "softmax": (Softmax(axis), 1),
         "order": (Transpose(order), 1),

@@ -16,6 +16,7 @@ CODES = {"float32": FP32, "float16": FP16, "int8": INT8, "uint8": UINT8, "int32"
 VAR, CONST, INPUT = 1, 2, 3
 CONCAT, CONST_OP, CONVOLUTION, DROPOUT, ELTWISE, INPUT_OP = 3, 4, 5, 8, 9, 12
 PERMUTE, RELU, RESHAPE, SOFTMAX, TRANSPOSE = 15, 20, 23, 28, 77
+POOLING, SIGMOID, UPSAMPLE, INTERP = 16, 37, 51, 71
 RUBBISH = 0x6565  # what Tengine leaves in fields that it does not set
 
 
@@ -202,6 +203,8 @@ PARAM_WORDS = {
     CONVOLUTION: 14,
     ELTWISE: 5,
     RELU: 1,
+    POOLING: 11,
+    INTERP: 5,
     RESHAPE: 4,
     SOFTMAX: 1,
     TRANSPOSE: 1,

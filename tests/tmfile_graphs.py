@@ -12,13 +12,17 @@ from edgeface.graph import (
     Concat,
     Conv,
     Graph,
+    LeakyRelu,
+    MaxPool,
     Node,
     Quantization,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
     infer_shape,
 )
 
@@ -113,6 +117,28 @@ def detector(dtype=FLOAT32):
         heads.append(make.op(Reshape((1, -1, size)), f"{name}.flat", rows))
     make.op(Softmax(2), "scores", heads[0], quantization=make.quantization and pairs(1 / 127))
     return make.graph("scores", heads[1])
+
+
+def pyramid(dtype=FLOAT32, size=(18, 22)):
+    """What RetinaFace and YuNet have besides: slopes, pools of each flavour, an upsampled level, a sigmoid."""
+    make = Maker(dtype, shape=(1, 3, *size))
+    is_float = make.quantization is None
+    leaky = {"activation": "leaky_relu", "slope": 0.1} if is_float else {}
+    stem = make.conv("stem", "input", 4, stride=(2, 2), pads=(1, 1, 1, 1), **leaky)
+    fine = make.op(LeakyRelu(0.25), "fine", stem, quantization=make.quantization and pairs(0.04, 0))
+    value = fine
+    for name, op in {
+        "floor": MaxPool((3, 3), (1, 1), (1, 1, 1, 1)),
+        "ceil": MaxPool((2, 2), (2, 2), (0, 0, 1, 1)),
+        "halves": MaxPool((3, 2), (1, 1), (1, 0, 1, 1)),
+    }.items():
+        value = make.op(op, name, value, quantization=make.quantization and pairs(0.04, 0))
+    larger = make.op(
+        Upsample(), "larger", value, fine, quantization=make.quantization and pairs(0.04, 0)
+    )
+    total = make.op(Add(**leaky), "merged", larger, fine)
+    make.op(Sigmoid(), "share", total, quantization=make.quantization and pairs(1 / 127, 0))
+    return make.graph("share")
 
 
 def assert_equal_graphs(one, other):

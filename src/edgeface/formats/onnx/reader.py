@@ -38,7 +38,7 @@ from ...graph import (
     leaky_relu,
     pruned,
 )
-from .. import protobuf
+from .. import protobuf, upsampling
 from . import quantization
 from .decoding import Decoding, Step, identify
 from .folding import CONSTANTS, FOLDS, slices
@@ -446,21 +446,6 @@ class Walk:
         self.makers[call.output] = index
         self.shapes[call.output] = self.shapes[node.output]
 
-    def settle(self, call: Call, value: str, like: str) -> None:
-        """An Upsample takes its size from what `call` adds its result to."""
-        index = self.makers.get(value, -1)
-        node = self.nodes[index]
-        if index < 0 or not isinstance(node.op, Upsample) or node.inputs[1:] != ("",):
-            return
-        node = dataclasses.replace(node, inputs=(node.inputs[0], like))
-        later = self.nodes[index + 1 :] if self.makers.get(like, -1) > index else []
-        call.require(
-            not any(value in other.inputs for other in later),
-            f"makes known the size of '{value}', which others read before",
-        )
-        self.nodes[index : index + 1 + len(later)] = [*later, node]
-        self.makers.update((n.output, i) for i, n in enumerate(self.nodes[index:], index))
-
     def fresh(self, name: str) -> str:
         while name in self.shapes or name in self.uses:
             name += "_"
@@ -488,19 +473,13 @@ class Walk:
         return self.graph(renamed), decoding
 
     def graph(self, renamed: Mapping[str, str]) -> Graph:
-        for node in self.nodes:
-            if isinstance(node.op, Upsample) and not node.inputs[1]:
-                raise ModelError(
-                    f"Resize '{node.name}' has a size of its own; supported where an Add reads its "
-                    "result: the other value is what it is made as large as"
-                )
         nodes = [
             dataclasses.replace(
                 node,
                 inputs=tuple(renamed.get(name, name) for name in node.inputs),
                 output=renamed.get(node.output, node.output),
             )
-            for node in self.nodes
+            for node in upsampling.settled(self.nodes)
         ]
         tensors = {}
         for name, shape in self.shapes.items():
@@ -637,7 +616,8 @@ def _resize(walk: Walk, call: Call) -> None:
     call.require(size[:2] == data[:2], f"makes {size} of {data}; only height and width may change")
     call.require(min(size) >= 1 and math.prod(size) <= MAX_ELEMENTS, f"makes {size}")
     walk.makers[call.output] = len(walk.nodes)
-    walk.nodes.append(Node(Upsample(), call.name, (call.inputs[0], ""), call.output))
+    inputs = (call.inputs[0], upsampling.UNKNOWN)
+    walk.nodes.append(Node(Upsample(), call.name, inputs, call.output))
     walk.shapes[call.output] = size
 
 
@@ -690,8 +670,6 @@ def _clip(walk: Walk, call: Call) -> None:
 def _add(walk: Walk, call: Call) -> None:
     for index in range(len(call.inputs)):
         walk.data(call, index)
-    for value, other in (call.inputs, call.inputs[::-1]) if len(call.inputs) == 2 else ():
-        walk.settle(call, value, other)
     walk.emit(call, Add(), call.inputs)
 
 

@@ -20,22 +20,33 @@ from ...graph import (
     LeakyRelu,
     MaxPool,
     Relu,
-    Sigmoid,
     Softmax,
     Transpose,
     Upsample,
 )
 from .records import DTYPES, INT8, INT32, MAX_DIMS, MAX_ENTRIES, MAX_NODES, NEED_SCALE, UINT8
-from .rules import bias_units, check_operands, check_scales, check_types, equal
+from .rules import (
+    MAX_SIDE,
+    bias_units,
+    check_operands,
+    check_scales,
+    check_types,
+    equal,
+    pool_padding,
+    stretched,
+    takes_nearest,
+    window_count,
+)
 
 if TYPE_CHECKING:
-    from ...graph import Graph, Node, Quantization, Tensor
+    from ...graph import Graph, Node, Quantization, Shape, Tensor
 
 _MAX_LINKS = 255  # a node's inputs, and a tensor's readers: Tengine counts them in 8 bits
 _MAX_ALIVE = 64  # values that are in memory at once: the number of their place has 6 bits
 # On whatever machine the file ends up. "ARM": its float32 kernels.
 _DIMS = {
     Relu: range(1, 5),  # of more, values are left out on ARM
+    LeakyRelu: range(1, 5),
     Add: range(3, 5),  # of fewer, run_graph fails; of more, as Relu
     Softmax: range(1, 5),  # of more, it writes past an array of 4 on ARM
     Concat: range(1, 5),  # of more, it does so everywhere
@@ -158,13 +169,15 @@ def _check_node(graph: Graph, node: Node) -> None:
         if tensor.quantization is not None and tensor.quantization.scale.size != 1:
             found = tensor.quantization.scale.size
             raise ModelError(f"{where} reads '{name}', which has {found} scales; expected 1")
+    if isinstance(node.op, MaxPool):
+        _check_pool(where, node.op, inputs[0].shape, output.shape)
+    if isinstance(node.op, Upsample):
+        _check_upsampling(where, graph, node)
     _check_operator(where, node, len(output.shape))
 
 
 def _check_operator(where: str, node: Node, dims: int) -> None:
     op = node.op
-    if isinstance(op, (LeakyRelu, MaxPool, Sigmoid, Upsample)):
-        raise ModelError(f"{where} is not written to a tmfile yet")
     if isinstance(op, Add) and op.activation != "none":
         raise ModelError(f"{where} has activation {op.activation}, which no tmfile has for a sum")
     allowed = _DIMS.get(type(op), range(1, MAX_DIMS + 1))
@@ -174,9 +187,48 @@ def _check_operator(where: str, node: Node, dims: int) -> None:
         )
 
 
+def _check_pool(where: str, op: MaxPool, before: Shape, after: Shape) -> None:
+    padding = pool_padding(op)
+    if padding is None:
+        raise ModelError(
+            f"{where} has pads {op.pads}; Tengine pads both ends alike, the end by one more, or as ceil "
+            "mode does"
+        )
+    flavour, pads = padding
+    for axis in (0, 1):
+        side, kernel, stride = before[2 + axis], op.kernel[axis], op.stride[axis]
+        count = window_count(side, kernel, stride, pads[axis], flavour)
+        if count != after[2 + axis]:
+            raise ModelError(
+                f"{where} makes {after[2 + axis]} of {side} pixels; Tengine would make {count}"
+            )
+
+
+def _check_upsampling(where: str, graph: Graph, node: Node) -> None:
+    data, like = node.inputs
+    readers = [other for other in graph.nodes if node.output in other.inputs]
+    adds = [other for other in readers if isinstance(other.op, Add)]
+    if not adds or like not in adds[0].inputs:
+        raise ModelError(
+            f"{where} is made as large as '{like}', but not added to it; only so is it found again"
+        )
+    before, after = graph.tensors[data].shape, graph.tensors[node.output].shape
+    for size, made in zip(before[2:], after[2:]):
+        scale = made / size
+        fits = made <= MAX_SIDE and stretched(size, scale) == made
+        if not fits or not takes_nearest(size, made, scale):
+            raise ModelError(
+                f"{where} makes {made} of {size} pixels, of which Tengine, rounding the scale {scale}, "
+                "takes others"
+            )
+
+
 def _check_convolution(where: str, op: Conv, inputs: list[Tensor]) -> None:
     if op.activation == "leaky_relu":
-        raise ModelError(f"{where} has leaky_relu, which is not written to a tmfile yet")
+        raise ModelError(
+            f"{where} has a slope below 0 in {inputs[0].dtype}: Tengine rounds the convolution before it "
+            "and would round twice; make the LeakyRelu a node with a scale of its own"
+        )
     weight = inputs[1]
     if weight.dtype == INT8 and weight.shape[0] == 1:
         raise ModelError(

@@ -17,16 +17,22 @@ from ...graph import (
     Concat,
     Conv,
     Graph,
+    LeakyRelu,
+    MaxPool,
     Node,
     Quantization,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
     infer_shape,
+    leaky_relu,
     pruned,
 )
+from .. import upsampling
 from .records import (
     ACTIVATIONS,
     AXIS,
@@ -38,14 +44,18 @@ from .records import (
     ELTWISE,
     HEADER,
     INT32,
+    INTERP,
     MAX_DIMS,
     MAX_ENTRIES,
     MAX_NODES,
+    MAXIMUM,
     MODEL,
+    NEAREST,
     NEED_SCALE,
     NODE,
     OPERATOR,
     PERMUTE,
+    POOLING,
     QUANT_PARAM,
     RESHAPE,
     SLOPE,
@@ -54,13 +64,25 @@ from .records import (
     SUM,
     TENSOR,
     TRANSPOSE,
+    UPSAMPLE,
     VERSION,
+    Flavour,
     Kind,
     NodeRecord,
     SubgraphRecord,
     TensorRecord,
 )
-from .rules import bias_units, check_operands, check_scales, check_types, equal, fused
+from .rules import (
+    MAX_SIDE,
+    bias_units,
+    check_operands,
+    check_scales,
+    check_types,
+    equal,
+    fused,
+    stretched,
+    takes_nearest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +117,8 @@ def read(data: bytes) -> Graph:
     for index, offset in enumerate(nodes):
         network.append(index, offset)
     source = network.source(reader.vector(subgraph.inputs, "the list of input nodes"))
-    return fused(pruned(network.nodes, network.tensors, source, network.results(outputs)))
+    settled = upsampling.settled(network.nodes)
+    return fused(pruned(settled, network.tensors, source, network.results(outputs)))
 
 
 class _Reader:
@@ -252,9 +275,13 @@ class _Network:
             return
         if isinstance(op, Conv):
             self._scale_bias(where, inputs)
-        node = Node(op, param.node, tuple(tensor.name for tensor in inputs), made.name)
+        names, shapes = [t.name for t in inputs], [t.shape for t in inputs]
+        if isinstance(op, Upsample):
+            names.append(upsampling.UNKNOWN)
+            shapes.append(_upsampled(kind, param, where, shapes[0]))
+        node = Node(op, param.node, tuple(names), made.name)
         # The shapes of computed values may be stale in the file: Tengine infers them, too.
-        self._store(made, infer_shape(node, [tensor.shape for tensor in inputs]))
+        self._store(made, infer_shape(node, shapes))
         self.nodes.append(node)
         self._results[index] = made.name
 
@@ -423,11 +450,74 @@ def _permute(param: _Param, _inputs: list[Tensor]) -> Transpose:
     return Transpose(tuple(order))
 
 
-def _relu(param: _Param, _inputs: list[Tensor]) -> Relu:
+def _pooling(param: _Param, inputs: list[Tensor]) -> MaxPool:
+    where = f"Pooling '{param.node}'"
+    alg, *numbers = param.fields(POOLING)
+    kernel, stride, pads = tuple(numbers[:2]), tuple(numbers[2:4]), numbers[6:8]
+    is_global, flavour = numbers[4], numbers[5] & ~_COUNT_PADDING
+    if alg != MAXIMUM:
+        raise ModelError(f"{where} is of type {alg} (1 is AVG); expected {MAXIMUM} (MAX)")
+    if len(inputs[0].shape) != 4:
+        raise ModelError(f"{where} reads '{inputs[0].name}' of shape {inputs[0].shape}")
+    if is_global:
+        return MaxPool((inputs[0].shape[2], inputs[0].shape[3]))
+    if flavour not in list(Flavour) or min(pads) < 0:
+        raise ModelError(
+            f"{where} has caffe_flavor {flavour} and pads {pads}; expected 0, 1 or 2 and numbers from 0"
+        )
+    ends = list(pads)
+    if flavour == Flavour.CEIL:
+        ends = [pad + step - 1 for pad, step in zip(pads, stride)]
+    if flavour == Flavour.HALVES:
+        pads, ends = [pad // 2 for pad in pads], [pad - pad // 2 for pad in pads]
+    return MaxPool((kernel[0], kernel[1]), (stride[0], stride[1]), (*pads, *ends))
+
+
+def _upsample(_param: _Param, inputs: list[Tensor]) -> Upsample:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise ModelError(
+            f"'{_param.node}' upsamples {[t.shape for t in inputs]}; expected one image"
+        )
+    return Upsample()
+
+
+def _upsampled(kind: int, param: _Param, where: str, before: Shape) -> Shape:
+    """The shape after an Upsample, of which only the size counts."""
+    height, width = before[2:]
+    if kind == Kind.UPSAMPLE:
+        (scale,) = param.fields(UPSAMPLE)
+        scales, sizes = (scale, scale), (0, 0)
+    else:
+        resize_type, *rest = param.fields(INTERP)
+        if resize_type != NEAREST:
+            raise ModelError(
+                f"{where} has resize_type {resize_type} (2 is bilinear); expected 1 (nearest)"
+            )
+        scales, sizes = (rest[1], rest[0]), (rest[3], rest[2])
+    if not all(0 <= scale <= MAX_SIDE for scale in scales):
+        raise ModelError(f"{where} has scales {scales}; expected positive numbers")
+    if 0 not in scales:
+        sizes = (stretched(height, scales[0]), stretched(width, scales[1]))
+    if not all(0 < size <= MAX_SIDE for size in sizes):
+        raise ModelError(f"{where} makes {sizes} of {(height, width)}")
+    if 0 in scales:
+        scales = (sizes[0] / height, sizes[1] / width)
+    for size, made, scale in zip((height, width), sizes, scales):
+        if not takes_nearest(size, made, scale):
+            raise ModelError(
+                f"{where} makes {made} pixels of {size} by a scale of {scale}, which takes others "
+                "than the nearest"
+            )
+    return (1, 1, *sizes)
+
+
+def _relu(param: _Param, _inputs: list[Tensor]) -> Relu | LeakyRelu:
     (slope,) = param.fields(SLOPE)
-    if slope != 0:
-        raise ModelError(f"ReLu '{param.node}' has negative_slope {slope}; expected 0")
-    return Relu()
+    return leaky_relu(slope)
+
+
+def _sigmoid(_param: _Param, _inputs: list[Tensor]) -> Sigmoid:
+    return Sigmoid()
 
 
 def _reshape(param: _Param, inputs: list[Tensor]) -> Reshape:
@@ -462,6 +552,9 @@ def _from_start(axis: int, inputs: list[Tensor]) -> int:
     return axis + len(inputs[0].shape) if axis < 0 else axis
 
 
+_COUNT_PADDING = 0x10  # a bit of caffe_flavor that averages know
+
+
 class _Operator(NamedTuple):
     name: str  # as Tengine spells it
     read: Callable[[_Param, list[Tensor]], Op]
@@ -472,20 +565,22 @@ _OPERATORS: dict[int, _Operator] = {
     Kind.CONVOLUTION: _Operator("Convolution", _convolution),
     Kind.DROPOUT: _Operator("Dropout", _same_shape),
     Kind.ELTWISE: _Operator("Eltwise", _add),
+    Kind.INTERP: _Operator("Interp", _upsample),
     Kind.PERMUTE: _Operator("Permute", _permute),
+    Kind.POOLING: _Operator("Pooling", _pooling),
     Kind.RELU: _Operator("ReLu", _relu),
     Kind.RESHAPE: _Operator("Reshape", _reshape),
+    Kind.SIGMOID: _Operator("Sigmoid", _sigmoid),
     Kind.SOFTMAX: _Operator("Softmax", _softmax),
     Kind.TRANSPOSE: _Operator("Transpose", _transpose),
+    Kind.UPSAMPLE: _Operator("Upsample", _upsample),
 }
 _REFUSED = {
     10: "Flatten",
     11: "FullyConnected",
-    16: "Pooling",
     21: "ReLu6",
     27: "Slice",
     31: "Gemm",
-    37: "Sigmoid",
     59: "Unary",
 }
 

@@ -42,6 +42,12 @@ PERMUTE = struct.Struct("<5i")  # flag, order
 TRANSPOSE = struct.Struct("<I")  # order
 AXIS = struct.Struct("<i")  # all of Concat and Softmax
 SLOPE = struct.Struct("<f")  # all of ReLu
+# alg, kernel and stride (vertical, horizontal), global, caffe_flavor and the pads top, left, bottom, right
+POOLING = struct.Struct("<11i")
+INTERP = struct.Struct(
+    "<i2f2i"
+)  # resize_type, width_scale, height_scale, output_width, output_height
+UPSAMPLE = struct.Struct("<f")  # scale
 
 VERSION = 2
 MAX_DIMS = 8  # Tengine's own limit
@@ -60,6 +66,16 @@ NEED_SCALE = (INT8, UINT8)
 
 SUM = 2  # a type of Eltwise
 ACTIVATIONS = {-1: "none", 0: "relu", 6: "relu6"}
+MAXIMUM = 0  # an alg of Pooling
+NEAREST = 1  # a resize_type of Interp
+
+
+class Flavour(IntEnum):
+    """How Pooling counts its windows, by the numbers of caffe_flavor; only the pads at the start matter."""
+
+    FLOOR = 0  # pads are the same at both ends
+    CEIL = 1  # and a last window that is not full counts, too
+    HALVES = 2  # pads are those of both ends together, the smaller half at the start
 
 
 class Kind(IntEnum):
@@ -72,9 +88,13 @@ class Kind(IntEnum):
     ELTWISE = 9
     INPUT = 12
     PERMUTE = 15
+    POOLING = 16
     RELU = 20
     RESHAPE = 23
     SOFTMAX = 28
+    SIGMOID = 37
+    UPSAMPLE = 51
+    INTERP = 71
     TRANSPOSE = 77
 
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ModelError
-from ...graph import FLOAT32, Conv, Graph, Quantization, Relu, Tensor, fuse_activations
-from .records import INT32
+from ...graph import FLOAT32, Conv, Graph, MaxPool, Quantization, Relu, Tensor, fuse_activations
+from .records import INT32, Flavour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...graph import Op
+
+
+MAX_SIDE = 1 << 16  # of an upsampled image: what it takes is looked at pixel by pixel
 
 
 def fused(graph: Graph) -> Graph:
@@ -52,6 +55,37 @@ def bias_units(data: Tensor, weight: Tensor) -> Quantization | None:
     with np.errstate(over="ignore", under="ignore"):
         scale = data.quantization.scale * weight.quantization.scale
     return Quantization(scale, np.zeros(scale.shape, np.int32))
+
+
+def pool_padding(op: MaxPool) -> tuple[Flavour, tuple[int, int]] | None:
+    """How a file says an operator's padding, down and across; None where Tengine has no such padding."""
+    starts, ends = op.pads[:2], op.pads[2:]
+    if starts == ends:
+        return Flavour.FLOOR, starts
+    if all(end == start + step - 1 for start, end, step in zip(starts, ends, op.stride)):
+        return Flavour.CEIL, starts
+    if all(end - start in (0, 1) for start, end in zip(starts, ends)):
+        return Flavour.HALVES, (starts[0] + ends[0], starts[1] + ends[1])
+    return None
+
+
+def window_count(size: int, kernel: int, stride: int, pad: int, flavour: int) -> int:
+    """Along one side of what Tengine pools; `pad` is the file's at the start. Divisions round towards 0."""
+    if flavour == Flavour.CEIL:
+        return 2 + int((size - kernel + 2 * pad - 1) / stride)
+    return 1 + int((size - kernel + (2 if flavour == Flavour.FLOOR else 1) * pad) / stride)
+
+
+def stretched(size: int, scale: float) -> int:
+    """How many pixels Tengine makes of so many."""
+    return int(np.float32(size) * np.float32(scale))
+
+
+def takes_nearest(size: int, made: int, scale: float) -> bool:
+    """Whether Tengine, which divides positions by the scale in float32, takes the pixels that Upsample does."""
+    at = np.arange(made)
+    taken = (at.astype(np.float32) / np.float32(scale)).astype(np.int64)
+    return bool(np.array_equal(taken, at * size // made))
 
 
 def check_scales(

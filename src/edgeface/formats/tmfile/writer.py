@@ -18,13 +18,17 @@ from ...graph import (
     Concat,
     Conv,
     Graph,
+    LeakyRelu,
+    MaxPool,
     Node,
     Quantization,
     Relu,
     Reshape,
+    Sigmoid,
     Softmax,
     Tensor,
     Transpose,
+    Upsample,
     pruned,
 )
 from .limits import check
@@ -40,9 +44,13 @@ from .records import (
     HEADER,
     INPUT_ROLE,
     INT8,
+    INTERP,
+    MAXIMUM,
     MODEL,
+    NEAREST,
     NODE,
     OPERATOR,
+    POOLING,
     QUANT_PARAM,
     RESHAPE,
     SLOPE,
@@ -58,10 +66,10 @@ from .records import (
     SubgraphRecord,
     TensorRecord,
 )
-from .rules import bias_units, equal, fused
+from .rules import bias_units, equal, fused, pool_padding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _MAX_BYTES = (1 << 31) - 1  # Tengine keeps a file's length in an int
 _ORIGIN = 1  # Tengine itself, as its own quantiser says; the others are foreign formats
@@ -70,6 +78,10 @@ _OPERATOR_VERSION = 1
 _KINDS = {
     Conv: Kind.CONVOLUTION,
     Relu: Kind.RELU,
+    LeakyRelu: Kind.RELU,
+    Sigmoid: Kind.SIGMOID,
+    MaxPool: Kind.POOLING,
+    Upsample: Kind.INTERP,
     Add: Kind.ELTWISE,
     Concat: Kind.CONCAT,
     Softmax: Kind.SOFTMAX,
@@ -96,20 +108,34 @@ def write(graph: Graph) -> bytes:
 
 
 def _with_relu_nodes(graph: Graph) -> Graph:
-    """Eltwise has no activation: a Relu of its own follows a sum, in the scale of the result."""
+    """Eltwise has no activation: a Relu of its own follows a sum, in the scale of the result.
+
+    So does one with a slope a convolution, unless it is quantised: that would round twice.
+    """
     nodes: list[Node] = []
     tensors = dict(graph.tensors)
     for node in graph.nodes:
-        if not isinstance(node.op, Add) or node.op.activation != "relu":
+        relu = _relu_apart(node, tensors)
+        if relu is None:
             nodes.append(node)
             continue
-        total = f"{node.output}/sum"
-        while total in tensors:
-            total += "_"
-        tensors[total] = dataclasses.replace(tensors[node.output], name=total)
-        nodes.append(dataclasses.replace(node, op=Add(), output=total))
-        nodes.append(Node(Relu(), f"{node.name or node.output}/relu", (total,), node.output))
+        assert isinstance(node.op, (Add, Conv))
+        name = f"{node.output}/{'sum' if isinstance(node.op, Add) else 'linear'}"
+        while name in tensors:
+            name += "_"
+        tensors[name] = dataclasses.replace(tensors[node.output], name=name)
+        plain = dataclasses.replace(node.op, activation="none", slope=0.0)
+        nodes.append(dataclasses.replace(node, op=plain, output=name))
+        nodes.append(Node(relu, f"{node.name or node.output}/relu", (name,), node.output))
     return dataclasses.replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
+def _relu_apart(node: Node, tensors: Mapping[str, Tensor]) -> Relu | LeakyRelu | None:
+    if isinstance(node.op, Add) and node.op.activation == "relu":
+        return Relu()
+    if not isinstance(node.op, (Add, Conv)) or node.op.activation != "leaky_relu":
+        return None
+    return LeakyRelu(node.op.slope) if tensors[node.output].quantization is None else None
 
 
 def _with_stored_scales(graph: Graph) -> Graph:
@@ -223,7 +249,9 @@ class _File:
         else:
             operator = self._operator(_KINDS[type(node.op)], self._param(node))
             # Not shared: to read what many nodes share must not cost much more than the file's size.
-            inputs = out.vector([self._index[read] for read in node.inputs])
+            # Nor has a file a name for what an upsampling is made as large as.
+            reads = node.inputs[:1] if isinstance(node.op, Upsample) else node.inputs
+            inputs = out.vector([self._index[read] for read in reads])
             text = out.text(name) if node.name in ("", name) else out.own_text(node.name)
         return out.append(
             NODE.pack(*NodeRecord(index, inputs, self._indices([name]), operator, text))
@@ -250,7 +278,24 @@ class _File:
             return RESHAPE.pack(0, 0, self._out.shared_vector(op.shape)) + is_onnx
         if isinstance(op, Add):
             return ELTWISE.pack(SUM) + bytes(12)  # shift, power and scale of other types
-        return SLOPE.pack(0.0)
+        if isinstance(op, MaxPool):
+            return self._pooling(op)
+        if isinstance(op, Upsample):
+            return self._interp(node)
+        if isinstance(op, Sigmoid):
+            return b""
+        return SLOPE.pack(op.slope if isinstance(op, LeakyRelu) else 0.0)
+
+    def _pooling(self, op: MaxPool) -> bytes:
+        found = pool_padding(op)
+        assert found is not None  # limits.py has checked
+        flavour, pads = found
+        return POOLING.pack(MAXIMUM, *op.kernel, *op.stride, 0, flavour, *pads, *pads)
+
+    def _interp(self, node: Node) -> bytes:
+        height, width = self._graph.tensors[node.output].shape[2:]
+        in_height, in_width = self._graph.tensors[node.inputs[0]].shape[2:]
+        return INTERP.pack(NEAREST, width / in_width, height / in_height, width, height)
 
     def _convolution(self, op: Conv, node: Node) -> bytes:
         out_channels, group_channels, *kernel = self._graph.tensors[node.inputs[1]].shape
