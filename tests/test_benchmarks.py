@@ -214,3 +214,36 @@ def test_a_race_goes_on_without_those_that_fail(monkeypatch):
     np.testing.assert_array_equal(times[0].runs, np.full((4, 5), 3.0))
     assert times[1] == "it died"
     assert load.waiting_cpus == 0.0
+
+
+def pointwise_layers(count):
+    """A graph of that many equal convolutions, one after another."""
+    from edgeface.graph import Conv, Graph, Node, Tensor
+
+    random = np.random.default_rng(0)
+    tensors = {"0": Tensor("0", (1, 8, 6, 6))}
+    for i in range(count):
+        weight = random.normal(size=(8, 8, 1, 1)).astype(np.float32)
+        tensors[f"w{i}"] = Tensor(f"w{i}", weight.shape, data=weight)
+        tensors[str(i + 1)] = Tensor(str(i + 1), (1, 8, 6, 6))
+    nodes = tuple(Node(Conv(), f"conv{i}", (str(i), f"w{i}"), str(i + 1)) for i in range(count))
+    return Graph(nodes, tensors, "0", (str(count),))
+
+
+def test_equal_layers_are_measured_once_and_counted():
+    import kernels
+
+    (layer,) = kernels.layers_of(pointwise_layers(3))
+    assert (layer.count, layer.multiply_adds) == (3, 8 * 8 * 6 * 6)
+    assert layer.name == "pointwise, 6x6x8 to 8"
+
+
+def test_a_layer_is_no_faster_by_computing_something_else(monkeypatch):
+    import kernels
+
+    (layer,) = kernels.layers_of(pointwise_layers(1))
+    isas = [isa for isa in kernels._core.isas() if isa != "scalar"]
+    kernels.check(layer, isas)
+    monkeypatch.setattr(kernels, "output", lambda _, isa: np.full(3, len(isa), np.float32))
+    with pytest.raises(AssertionError, match="pointwise, 6x6x8 to 8 on elsewhere"):
+        kernels.check(layer, ["elsewhere"])
