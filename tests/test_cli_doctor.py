@@ -8,7 +8,7 @@ import pytest
 
 import edgeface
 import reference
-from edgeface import BackendError, _core, cli, cpu, doctor
+from edgeface import BackendError, _core, bundled, cli, cpu, doctor
 from edgeface import spec as specs
 from edgeface.backends import BACKENDS, probe, tengine
 from edgeface.formats import onnx
@@ -31,6 +31,7 @@ def run(capsys):
 def environment(monkeypatch):
     monkeypatch.delenv("EDGEFACE_ISA", raising=False)
     monkeypatch.setattr(doctor, "SECONDS", 0.02)
+    monkeypatch.setattr(bundled, "names", list)
 
 
 def test_json_has_every_part(run):
@@ -209,14 +210,26 @@ def test_the_stand_in_has_the_layers_of_slim():
         assert BACKENDS["native"].open_graph(graph, 1).isa == _core.isas()[0]
 
 
-def test_a_model_is_timed_instead(run, tmp_path):
+@pytest.fixture
+def model(tmp_path):
     graph = reference.detector_graph()
     path = tmp_path / "little.onnx"
     path.write_bytes(onnx.write(graph))
     path.with_suffix(".json").write_text(specs.to_json(reference.detector_spec(graph)))
-    times = json.loads(run(str(path), "--json")[1])["times"]
+    return path
+
+
+def test_a_model_is_timed_instead(run, model):
+    times = json.loads(run(str(model), "--json")[1])["times"]
     assert times["network"] == "little.onnx, 640x480 frames"
     assert {row["type"] for row in times["milliseconds"]} == {"native"}
-    status, out = run(str(tmp_path / "none.onnx"))
+    status, out = run(str(model.with_name("none.onnx")))
     assert status == 0
     assert "time                 not known: FileNotFoundError" in out
+
+
+def test_the_model_that_comes_with_edgeface_is_timed(run, model, monkeypatch):
+    monkeypatch.setattr(bundled, "names", lambda: [bundled.DEFAULT])
+    monkeypatch.setattr(bundled, "path_of", lambda _: model)
+    times = json.loads(run("--json")[1])["times"]
+    assert times["network"] == "little.onnx, 640x480 frames"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, _core, bench
+from . import __version__, _core, bench, bundled
 from .backends import BACKENDS, native, probe, tengine
 from .cpu import SYSTEM, allowed_cpus, cgroup_quota, clusters, default_num_threads
 from .detector import FaceDetector
@@ -67,7 +67,7 @@ PARTS = {
 }
 _ARM = 0x41
 
-# What the time is measured on, unless a model is given: the layers of slim-320, but for its heads.
+# What the time is measured on where no model comes with edgeface: the layers of slim-320, but for its heads.
 STAND_IN = "slim-320 without heads"
 _SLIM_CHANNELS = (16, 32, 32, 32, 64, 64, 64, 64, 128, 128, 128, 256, 256)
 _SLIM_STRIDE_2 = (0, 2, 4, 8, 11)
@@ -83,7 +83,10 @@ for isa in sys.argv[1:]:
 
 
 def examine(model: Path | None = None) -> dict[str, Any]:
-    """Plain values for JSON; a part that fails is {"error": why}. Frames of `model` are timed, if given."""
+    """Plain values for JSON; a part that fails is {"error": why}.
+
+    `model` is what is timed, by default the one that comes with edgeface.
+    """
     parts: dict[str, Callable[[], Any]] = {
         "edgeface": lambda: __version__,
         "machine": bench.machine,
@@ -103,7 +106,7 @@ def examine(model: Path | None = None) -> dict[str, Any]:
         "tengine": _tengine,
         "environment": _environment,
         # Last: on a board the self-tests have left the CPUs fast by now.
-        "times": lambda: _stand_in_times() if model is None else _model_times(model),
+        "times": lambda: _times(model),
     }
     return {name: _attempt(part) for name, part in parts.items()}
 
@@ -285,6 +288,12 @@ def _version(package: str) -> str | None:
 
 
 # --- Time ------------------------------------------------------------------------------------------
+
+
+def _times(model: Path | None) -> dict[str, Any]:
+    if model is None and bundled.DEFAULT in bundled.names():
+        model = bundled.path_of(bundled.DEFAULT)
+    return _stand_in_times() if model is None else _model_times(model)
 
 
 def _stand_in_times() -> dict[str, Any]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The self-test runs two small convolutions whose results are known with the kernels of every instruction
-set that this CPU has. "time" is a median of one second in all: of the layers of slim-320 in the native
-engine, or of detects with MODEL; `edgeface bench` measures at length. What cannot be found out has the
+set that this CPU has. "time" is a median of one second in all, of detects in frames of 640x480 (without any
+model, of the layers of slim-320); `edgeface bench` measures at length. What cannot be found out has the
 reason in its place. The exit status is 1 where a self-test fails or EDGEFACE_ISA names what is not here.
 """
 
@@ -26,7 +26,11 @@ def add_parser(commands: Any) -> None:
     text = "show what this machine is and what works on it"
     parser = add_command(commands, "doctor", run, text=text, epilog=EPILOG)
     parser.add_argument(
-        "model", nargs="?", type=Path, metavar="MODEL", help="a .tmfile or .onnx to time"
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="what to time instead of the model that comes with edgeface",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
