@@ -941,6 +941,19 @@ def test_the_core_checks_the_other_operators_itself():
             call()
 
 
+@every_isa
+@every_count
+def test_a_pointwise_convolution_of_only_some_columns_begins_every_row_on_its_own(isa, threads):
+    subject = network(5, 4, 2)
+    weight, bias = np.eye(2)[:, :, None, None].astype(np.float32), np.zeros(2, np.float32)
+    subject.output("y", conv(subject, weight=weight, bias=bias, pad=(0, 0), output=(5, 3, 2)))
+    runner = _core.Engine(subject, num_threads=threads, isa=isa)
+    image = np.arange(40, dtype=np.float32).reshape(1, 2, 5, 4)
+    runner.input()[:] = image
+    runner.run()
+    assert_array_equal(runner.output("y"), image[0, :, :, :3].reshape(2, -1).T)
+
+
 def test_the_core_joins_no_more_values_than_it_can_count():
     subject = network(1 << 15, 1 << 14, 1)  # half of 2**30
     twice = subject.concat("it", [0, 0], axis="channels", scale=REAL)

@@ -213,6 +213,16 @@ def test_halves_are_rounded_to_even(depthwise, channels, dtype, isa):
 
 @every_isa
 @every_type
+def test_a_pointwise_convolution_of_only_some_columns_begins_every_row_on_its_own(dtype, isa):
+    subject = network(dtype, 5, 4, 2, (1.0, 0))
+    weight = np.eye(2)[:, :, None, None]
+    subject.output("y", core_conv(subject, weight, np.zeros(2), scale=(1.0, 0), output=(5, 3, 2)))
+    image = np.arange(40).reshape(1, 2, 5, 4).astype(dtype)
+    assert_array_equal(run_core(subject, isa, image), image[0, :, :, :3].reshape(2, -1).T)
+
+
+@every_isa
+@every_type
 @pytest.mark.parametrize("channels", [1, 9])
 def test_padding_is_the_zero_point_and_not_the_neighbouring_row(channels, dtype, isa):
     b = Builder(channels, 3, 3)

@@ -42,14 +42,17 @@ inline std::size_t size_of(std::ptrdiff_t count) { return static_cast<std::size_
 
 inline int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
-// Calls work(first row, pixels) for runs of pixels that are evenly spaced in all images.
+// Calls work(first row, pixels) for runs of pixels that are evenly spaced in all images. Of a wider image, a
+// run is its first pixels of one row.
 template <typename Work>
 void for_each_run(std::initializer_list<const Image*> images, Rows rows, const Work& work) {
     const int width = (*images.begin())->shape.width;
     for (int y = rows.begin, count = 0; y < rows.end; y += count) {
         count = rows.end - y;
-        for (const Image* image : images)
-            count = std::min(count, image->is_flat() ? image->rows - y % image->rows : 1);
+        for (const Image* image : images) {
+            const bool goes_on = image->is_flat() && image->shape.width == width;
+            count = std::min(count, goes_on ? image->rows - y % image->rows : 1);
+        }
         work(y, count * width);
     }
 }
