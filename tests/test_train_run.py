@@ -295,6 +295,12 @@ def test_a_runs_spec_is_that_of_its_family():
         assert (spec.heads.landmarks is not None) == config.landmarks
 
 
+def test_weights_for_relus_of_another_slope_are_none_to_begin_with(run):
+    state = Learner(RETINAFACE, CPU).network.state_dict()
+    with pytest.raises(ValueError, match=r"of slope 0\.0; a run has 0\.1"):
+        run(RETINAFACE, start=weights.network_of(state, slope=0.0))
+
+
 def test_a_teacher_with_other_priors_is_refused(longer, run):
     teacher = weights.open_teacher(longer[1] / loop.CHECKPOINT)
     with pytest.raises(ValueError, match=r"other priors than a retinaface-mobilenet0\.25 network"):

@@ -128,6 +128,11 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
     if wanted.keys() != found.keys():
         kind = f"{config.network} {'with' if config.landmarks else 'without'} landmarks"
         raise ValueError(f"the weights to begin with are of another network than {kind}")
+    slopes = [getattr(one, "slope", None) for one in (network, start)]
+    if slopes[0] != slopes[1]:
+        raise ValueError(
+            f"the weights to begin with were trained with leaky ReLUs of slope {slopes[1]}; a run has {slopes[0]}"
+        )
     network.load_state_dict(found)
 
 

@@ -40,6 +40,7 @@ class RetinaFace(Detector):
         backbone = RESNET50 if network == RESNET50_NAME else MOBILENET
         if slope is not None:
             backbone = replace(backbone, slope=slope)
+        self.slope = backbone.slope
         self.body = ResNet50() if network == RESNET50_NAME else MobileNet(backbone.slope)
         self.fpn = Pyramid(backbone)
         self.ssh1, self.ssh2, self.ssh3 = (Context(backbone) for _ in backbone.stages)
