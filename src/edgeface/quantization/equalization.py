@@ -1,7 +1,7 @@
 """Cross-layer equalisation: channels that are small next to their neighbours get steps of their own size.
 
 After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.1:
-relu(s x) = s relu(x) for s > 0, so a factor can move from one convolution to those behind it. There it equals
+relu(s x) = s relu(x) for s > 0, with a slope too, so a factor can move from one convolution to those behind it. There it equals
 ranges of weights; here weights have a scale for each output channel, and what has one scale for all
 channels is the value between, whose ranges were observed.
 """
@@ -51,7 +51,7 @@ def equalized(graph: Graph, statistics: Mapping[str, Statistics]) -> Graph:
 
 def _convolutions_behind(graph: Graph, node: Node) -> list[Node]:
     """All that reads a convolution's output; nothing where a factor cannot pass or is seen outside."""
-    if not isinstance(node.op, Conv) or node.op.activation not in ("none", "relu"):
+    if not isinstance(node.op, Conv) or node.op.activation == "relu6":
         return []
     readers = [other for other in graph.nodes if node.output in other.inputs]
     passes = all(isinstance(other.op, Conv) for other in readers)

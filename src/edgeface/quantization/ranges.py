@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graph import Add, Conv, Softmax
+from ..graph import Add, Conv, LeakyRelu, Sigmoid, Softmax, Upsample
 from .observing import STORED_LIMIT, Histogram
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..graph import Graph
+    from ..graph import Graph, Node
     from ..spec import InputSpec
     from .observing import Statistics
 
@@ -58,6 +58,7 @@ def choose(
 ) -> dict[str, float]:
     """The range of the input and of every computed value, by name."""
     ranges: dict[str, float] = {}
+    shares = {n.output for n in graph.nodes if isinstance(n.op, (Softmax, Sigmoid))}
     for names in groups(graph):
         histogram = Histogram()
         for name in names:
@@ -65,11 +66,17 @@ def choose(
                 histogram.merge(statistics[name].histogram)
         is_input = graph.input in names
         found = input_range(source) if is_input else method.range_of(histogram)
+        if shares.intersection(names):  # pictures that were not seen may have one of 1
+            found = max(found, 1.0)
         ranges.update(dict.fromkeys(names, found))
-    for node in graph.nodes:
-        if isinstance(node.op, Softmax):
-            ranges[node.output] = 1.0
     return ranges
+
+
+def passed_on(node: Node) -> tuple[str, ...]:
+    """The inputs whose values it passes on unchanged, or but for those below zero."""
+    if isinstance(node.op, (Conv, Add, LeakyRelu, Sigmoid, Softmax)):
+        return ()
+    return node.inputs[:1] if isinstance(node.op, Upsample) else node.inputs
 
 
 def groups(graph: Graph) -> list[list[str]]:
@@ -87,8 +94,7 @@ def groups(graph: Graph) -> list[list[str]]:
 
     for node in graph.nodes:
         leader[node.output] = node.output
-        if not isinstance(node.op, (Conv, Add, Softmax)):
-            leader.update((find(name), node.output) for name in node.inputs)
+        leader.update((find(name), node.output) for name in passed_on(node))
     found: dict[str, list[str]] = {}
     for name in leader:
         found.setdefault(find(name), []).append(name)

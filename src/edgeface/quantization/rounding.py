@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graph import Add, Conv, Graph, Quantization, Relu, Softmax, Tensor
+from ..graph import Conv, Graph, Quantization, Relu, Sigmoid, Softmax, Tensor
 from .observing import STORED_LIMIT
-from .ranges import groups
+from .ranges import groups, passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,9 +110,10 @@ def _positive(graph: Graph) -> frozenset[str]:
     """Values that share their scale with no value that may be negative."""
     found: set[str] = set()
     for node in graph.nodes:
-        passes_on = not isinstance(node.op, (Conv, Add)) and found.issuperset(node.inputs)
-        is_clipped = getattr(node.op, "activation", "none") != "none"
-        if passes_on or is_clipped or isinstance(node.op, (Relu, Softmax)):
+        passed = passed_on(node)
+        is_clipped = getattr(node.op, "activation", "none") in ("relu", "relu6")
+        made = isinstance(node.op, (Relu, Sigmoid, Softmax))
+        if (passed and found.issuperset(passed)) or is_clipped or made:
             found.add(node.output)
     return frozenset(name for names in groups(graph) if found.issuperset(names) for name in names)
 
