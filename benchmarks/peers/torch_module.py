@@ -8,7 +8,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from edgeface.graph import Add, Concat, Conv, Node, Relu, Reshape, Softmax, Transpose
+from edgeface.graph import (
+    Add,
+    Concat,
+    Conv,
+    LeakyRelu,
+    MaxPool,
+    Node,
+    Relu,
+    Reshape,
+    Sigmoid,
+    Softmax,
+    Transpose,
+    Upsample,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +56,8 @@ class TorchModule(torch.nn.Module):
 
 def _activated(node: Node, value: torch.Tensor) -> torch.Tensor:
     activation = getattr(node.op, "activation", "none")
+    if activation == "leaky_relu":
+        return functional.leaky_relu(value, node.op.slope)
     return {"none": lambda x: x, "relu": torch.relu, "relu6": functional.relu6}[activation](value)
 
 
@@ -58,9 +73,21 @@ def _conv(node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
     )
 
 
+def _max_pool(node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
+    op = node.op
+    assert isinstance(op, MaxPool)
+    top, left, bottom, right = op.pads
+    padded = functional.pad(inputs[0], (left, right, top, bottom), value=-torch.inf)
+    return functional.max_pool2d(padded, op.kernel, op.stride)
+
+
 _RULES: dict[type, Callable[[Node, list[torch.Tensor]], torch.Tensor]] = {
     Conv: _conv,
     Relu: lambda _, inputs: torch.relu(inputs[0]),
+    LeakyRelu: lambda node, inputs: functional.leaky_relu(inputs[0], node.op.slope),
+    Sigmoid: lambda _, inputs: torch.sigmoid(inputs[0]),
+    MaxPool: _max_pool,
+    Upsample: lambda _, inputs: functional.interpolate(inputs[0], size=inputs[1].shape[2:]),
     Add: lambda _, inputs: inputs[0] + inputs[1],
     Concat: lambda node, inputs: torch.cat(inputs, node.op.axis),
     Softmax: lambda node, inputs: torch.softmax(inputs[0], node.op.axis),

@@ -24,11 +24,12 @@ DTYPES = (np.float32, np.int8, np.uint8)
 
 def tmfiles() -> dict[str, bytes]:
     import tmfile_builder
-    from tmfile_graphs import detector
+    from tmfile_graphs import detector, pyramid
 
     found = {
         np.dtype(dtype).name: tmfile.write(_without_relu6(detector, dtype)) for dtype in DTYPES
     }
+    found |= {f"pyramid-{np.dtype(t).name}": tmfile.write(pyramid(t)) for t in DTYPES}
     net = tmfile_builder.FileBuilder()
     data = net.input("input", (1, 2, 4, 4))
     weight = net.const("w", np.ones((2, 2, 1, 1), np.float32))
@@ -43,11 +44,11 @@ def tmfiles() -> dict[str, bytes]:
 
 
 def onnx_files() -> dict[str, bytes]:
-    from tmfile_graphs import Maker, detector
+    from tmfile_graphs import Maker, detector, pyramid
 
     small = Maker(shape=(1, 1, 2, 2))
     small.conv("y", "input", 1, kernel=(1, 1), activation="relu")
-    found = {"small": onnx.write(small.graph())}
+    found = {"small": onnx.write(small.graph()), "pyramid": onnx.write(pyramid())}
     for dtype in DTYPES:
         with contextlib.suppress(ModelError):  # a scale that no ONNX runtime takes
             graph = _without_relu6(detector, dtype)
