@@ -100,7 +100,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def emulated(session: nox.Session) -> None:
-    """Wheels for one Python, and the core's tests on CPUs that they are for, under qemu."""
+    """Wheels for one Python, and the core's tests, C++ and Python, on CPUs that they are for, under qemu."""
     install_group(session, "wheels")
     session.install("numpy", "opencv-python-headless")
     reason = session.run("python", "packaging/debian.py", silent=True)
@@ -108,7 +108,7 @@ def emulated(session: nox.Session) -> None:
         session.skip(f"no packages for an emulated machine: {reason.strip()}")
     built = Path("build", "emulated", "wheels").absolute()
     shutil.rmtree(built, ignore_errors=True)
-    session.run("python", "packaging/wheels.py", "--python", "3.11", "--out", str(built))
+    session.run("python", "packaging/wheels.py", "--tests", "--python", "3.11", "--out", str(built))
     session.run("pytest", *WHEEL_TESTS, env={"EDGEFACE_WHEELS": str(built)})
     session.run("python", "packaging/emulate.py", "--wheels", str(built), *session.posargs)
 

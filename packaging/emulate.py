@@ -1,9 +1,9 @@
 """Runs the core's tests on the built wheels, on CPUs that this machine does not have, under qemu's user mode.
 
-`nox -s emulated` builds the wheels and runs it; `-- --environment armv7l-cortex-a7 -- -k nms` picks. Debian packages
-make the foreign roots and bring qemu, without root, container or binfmt_misc. What is downloaded stays in the user's
-cache folder, the rest is in build/emulated: `build/emulated/NAME/python` is that machine's Python, and
-`build/emulated/NAME/run` any other program's start.
+`nox -s emulated` builds the wheels and runs it; `-- --environment armv7l-cortex-a7 -- -k nms` picks. The C++ tests
+that `packaging/wheels.py --tests` built run there, too. Debian packages make the foreign roots and bring qemu, without
+root, container or binfmt_misc. What is downloaded stays in the user's cache folder, the rest is in build/emulated:
+`build/emulated/NAME/python` is that machine's Python, and `build/emulated/NAME/run` any other program's start.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ CORE = """
     backends photograph
 """.split()
 KERNELS = "environment preprocess nms native quantized detector photograph".split()
+# The C++ tests, with their arguments; fuzz targets take how many inputs to make.
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "allocations": (),
+    "isas": (),
+    "pool": (),
+    "preprocess": (),
+    "threads": (),
+    "fuzz_core": ("500",),
+    "fuzz_network": ("500",),
+}
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,7 @@ class Result:
     """What came of one environment's tests."""
 
     environment: Environment
+    language: str
     counts: Counter[str]  # passed, skipped, failed
     skips: Counter[str]  # reasons
     seconds: float
@@ -230,10 +241,12 @@ class Result:
 
     @property
     def is_right(self) -> bool:
-        return self.counts["passed"] > 0 and self.counts["failed"] == 0
+        # Whoever did not build the C++ tests does not want them.
+        was_tried = self.counts["passed"] > 0 or self.language == "C++"
+        return was_tried and self.counts["failed"] == 0
 
 
-def run(environment: Environment, python: Path, pytest_arguments: list[str]) -> Result:
+def run_tests(environment: Environment, python: Path, pytest_arguments: list[str]) -> Result:
     report, started = python.with_name("report.xml"), time.monotonic()
     command = [
         str(python),
@@ -265,12 +278,32 @@ def run(environment: Environment, python: Path, pytest_arguments: list[str]) -> 
     if done.returncode != 0 and counts["failed"] == 0:  # it died
         counts["failed"] = 1
     seconds = time.monotonic() - started
-    return Result(environment, counts, skips, seconds, done.stdout + done.stderr)
+    return Result(environment, "Python", counts, skips, seconds, done.stdout + done.stderr)
+
+
+def run_programs(environment: Environment, start: Path) -> Result:
+    """The same of the C++ tests."""
+    built = ROOT / "build" / "wheels" / environment.arch / "tests" / "cpp"
+    counts, skips = Counter({"passed": 0, "skipped": 0, "failed": 0}), Counter[str]()
+    started, output = time.monotonic(), ""
+    for name, arguments in PROGRAMS.items():
+        program = built / f"test_{name}"
+        if not program.is_file():
+            counts["skipped"] += 1
+            skips["packaging/wheels.py --tests did not build it"] += 1
+            continue
+        command = [str(start), str(program), *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        counts["passed" if done.returncode == 0 else "failed"] += 1
+        if done.returncode != 0:
+            output += f"{program.name}: status {done.returncode}\n{done.stdout}{done.stderr}"
+    return Result(environment, "C++", counts, skips, time.monotonic() - started, output)
 
 
 def show(result: Result) -> None:
     counts = ", ".join(f"{count} {what}" for what, count in result.counts.items())
-    print(f"{result.environment.name:<20} {counts}; {result.seconds:.0f} s", flush=True)
+    name = f"{result.environment.name}, {result.language}"
+    print(f"{name:<26} {counts}; {result.seconds:.0f} s", flush=True)
     for reason, count in sorted(result.skips.items()):
         print(f"    {count} skipped: {reason}")
     if not result.is_right:
@@ -291,7 +324,12 @@ def main() -> int:
     are_right = True
     # One on each CPU, those that take longest first.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = [pool.submit(run, e, python, options.pytest) for e, python in pythons.items()]
+        running = [
+            pool.submit(run_tests, e, python, options.pytest) for e, python in pythons.items()
+        ]
+        running += [
+            pool.submit(run_programs, e, python.with_name("run")) for e, python in pythons.items()
+        ]
         for one in as_completed(running):
             show(one.result())
             are_right &= one.result().is_right

@@ -37,7 +37,7 @@ def main() -> int:
             bar.set_description(f"{arch} {python}")
             try:
                 started = time.monotonic()
-                wheel = build_wheel(arch, python, options.out)
+                wheel = build_wheel(arch, python, options.out, tests=options.tests)
             except headers.MissingHeadersError as error:
                 left_out.append(f"{arch} {python}: {error}")
                 continue
@@ -56,6 +56,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--python", nargs="+", metavar="X.Y", help=f"default: {' '.join(PYTHONS)}")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist/")
+    parser.add_argument(
+        "--tests", action="store_true", help="also the C++ tests, in build/wheels/ARCH/tests/cpp"
+    )
     return parser.parse_args()
 
 
@@ -65,7 +68,7 @@ def report(wheel: Path, seconds: float, problems: list[str]) -> str:
     return "\n    ".join([f"{wheel.name}  {size}  {verdict}", *problems])
 
 
-def build_wheel(arch: str, python: str, out: Path) -> Path:
+def build_wheel(arch: str, python: str, out: Path, *, tests: bool = False) -> Path:
     """The wheel's path. The extension with its symbols stays where `unstripped` says."""
     include = BUILD / "headers" / f"{arch}-{python}"
     headers.copy_headers(python, arch, include)
@@ -76,6 +79,7 @@ def build_wheel(arch: str, python: str, out: Path) -> Path:
         "cmake.toolchain-file": TOOLCHAINS / f"{arch}.cmake",
         "cmake.python-hints": "false",
         "cmake.define.EDGEFACE_WERROR": "ON",
+        "cmake.define.EDGEFACE_TESTS": "ON" if tests else "OFF",
         "cmake.define.PYBIND11_USE_CROSSCOMPILING": "ON",
         "cmake.define.Python_INCLUDE_DIR": include,
         "cmake.define.PYTHON_MODULE_EXTENSION": suffix(arch, python),
