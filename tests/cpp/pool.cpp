@@ -1,5 +1,5 @@
-// Phases of a thread pool: every part is done once, and sees all that the phase before wrote; without a phase,
-// nothing is. Values are plain memory, so that the thread sanitizer finds an order which is missing.
+// Phases of a thread pool: every part is done once, and sees all that the phase before wrote; without a
+// phase, nothing is. Values are plain memory, so that the thread sanitizer finds an order which is missing.
 #include "backends/native/threads.h"
 
 #include <cstddef>
