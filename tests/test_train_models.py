@@ -39,10 +39,13 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """An archive of edgeface's form, unpacked: three pictures with a face where chance wants it."""
-    folder = tmp_path_factory.mktemp("data")
+    return write_data(tmp_path_factory.mktemp("data"), 3)
+
+
+def write_data(folder, count):
+    """An archive of edgeface's form, unpacked: pictures with faces where chance wants them."""
     lines = []
-    for seed in range(3):
+    for seed in range(count):
         frame = picture(seed=seed)
         media.write_image(folder / "images" / f"{seed}.png", frame)
         lines.append(

@@ -1,4 +1,4 @@
-"""edgeface train prepare | run | export: models of one's own."""
+"""edgeface train prepare | run | export | quantize: models of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import ModelError
-from . import train_prepare
+from . import train_prepare, train_quantize
 from .arguments import add_command, parse_count
 from .console import Console
 from .tables import count_of
@@ -42,6 +42,7 @@ def add_parser(commands: Any) -> None:
     train_prepare.add_parser(parts)
     _add_run(parts)
     _add_export(parts)
+    train_quantize.add_parser(parts)
 
 
 def _add_run(commands: Any) -> None:
@@ -105,7 +106,7 @@ def _bundled() -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    torch = _torch()
+    torch = import_torch()
     from ..cpu import default_num_threads
     from ..train import config as configs
     from ..train import judge, log, loop, pictures, weights
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     start = None if arguments.start is None else weights.open_network(arguments.start)
     console = Console()
     console.start_bars()
-    samples = _samples(arguments.data, arguments.limit)
+    samples = load_data(arguments.data, arguments.limit)
     kept, held_out = judge.split(samples, config.held_out)
     print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,8 @@ def _check_output(path: Path, *, resume: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, "nothing to resume from", str(path))
 
 
-def _torch() -> Any:
+def import_torch() -> Any:
+    """PyTorch, or an error that says how to get it."""
     try:
         import torch
     except ImportError as error:
@@ -162,7 +164,8 @@ def _torch() -> Any:
     return torch
 
 
-def _samples(paths: Sequence[Path], limit: int | None) -> list[Sample]:
+def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
+    """The labelled images there, none of which is to be compared on."""
     from ..train.samples import load_samples, open_archive
 
     for path in paths:
@@ -230,7 +233,7 @@ def _export(config: Config, held_out: Sequence[Sample], output: Path) -> Path:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    _torch()
+    import_torch()
     from ..train.export import export
 
     try:

@@ -50,8 +50,10 @@ __all__ = [
     "Quantized",
     "Rounding",
     "calibrate",
+    "compare",
     "problems",
     "quantize",
+    "rounded_graph",
     "worst_layers",
 ]
 

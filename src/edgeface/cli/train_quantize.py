@@ -1,0 +1,149 @@
+"""edgeface train quantize: a checkpoint in int8, which learns on with rounded values."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import convert, model, quantization
+from .arguments import FAILED, add_command, parse_count
+from .console import Console
+from .tables import count_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ..graph import Graph
+    from ..quantization import Calibrated
+    from ..spec import ModelSpec
+    from ..train.samples import Sample
+
+EPILOG = """\
+CHECKPOINT is a run's checkpoint.pt, OUT a .tmfile, whose spec goes beside it, or an .onnx. The network is
+quantised as `edgeface quantize` does, on images of the data, and then goes on learning as in the run's last stage,
+from the labels and from itself in float32, with every weight and value rounded as the engine rounds them.
+At the end it says what AP is on the images that the run held out: in float32, in int8, and in int8 having learnt.
+Nothing is written, and the exit status is 1, when it finds other faces than float32 on the images calibrated with.
+"""
+# As of `edgeface quantize`, but for biases: the ones learnt are right for rounded weights.
+ROUNDING = quantization.Rounding(correct_biases=False)
+
+
+def add_parser(commands: Any) -> None:
+    text = "write a checkpoint in int8, learning on"
+    parser = add_command(commands, "quantize", run, text=text, epilog=EPILOG)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("target", type=Path, metavar="OUT", help="a .tmfile or .onnx")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, metavar="PATH", help="as of train run"
+    )
+    parser.add_argument(
+        "--epochs", type=float, default=2.0, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument("--rate", type=float, metavar="R", help="Adam's, at its start")
+    parser.add_argument(
+        "--samples",
+        type=parse_count,
+        default=100,
+        metavar="N",
+        help="images to calibrate with (default: %(default)s)",
+    )
+    parser.add_argument("--limit", type=parse_count, metavar="N", help="only the first N images")
+    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
+    parser.add_argument(
+        "--num-threads", type=parse_count, metavar="N", help="default: the CPUs allowed, at most 4"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write what disagrees, and replace OUT and its .json"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .train import import_torch, load_data
+
+    torch = import_torch()
+    from ..cpu import default_num_threads
+    from ..train import checkpoint, judge, pictures, quantized
+
+    convert.check_target(arguments.checkpoint, arguments.target, force=arguments.force)
+    torch.set_num_threads(arguments.num_threads or default_num_threads())
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config, _ = checkpoint.read(arguments.checkpoint)
+    console = Console()
+    console.start_bars()
+    kept, held_out = judge.split(load_data(arguments.data, arguments.limit), config.held_out)
+    print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
+    every = max(1, len(kept) // arguments.samples)
+    frames = [sample.read() for sample in kept[::every][: arguments.samples]]
+    opened, calibrated = _calibrated(arguments.checkpoint, frames)
+    _judge("float32", opened.graph, opened.spec, held_out)
+    before = quantization.rounded_graph(
+        calibrated.graph, calibrated.ranges, calibrated.statistics, quantization.Rounding()
+    )
+    _judge("int8", before, calibrated.spec, held_out)
+    network = quantized.RoundedNetwork(calibrated, ROUNDING.scale_steps).to(device)
+    decoded = pictures.decode_pictures(
+        kept, lambda items: console.progress(items, " images", len(kept))
+    )
+    steps = quantized.learn(
+        network,
+        config,
+        kept,
+        pictures.placed(decoded, device),
+        epochs=arguments.epochs,
+        rate=arguments.rate or quantized.RATE,
+    )
+    for number, (done, cost) in enumerate(steps, 1):
+        if number % _REPORT_STEPS == 0 or done == 1:
+            print(f"{done:4.0%} step {number}: loss {cost:.3f}", flush=True)
+    after = quantization.rounded_graph(
+        network.learnt(), calibrated.ranges, calibrated.statistics, ROUNDING
+    )
+    _judge("int8, having learnt", after, calibrated.spec, held_out)
+    return _write(after, calibrated, frames, arguments)
+
+
+_REPORT_STEPS = 20
+
+
+def _calibrated(checkpoint: Path, frames: Sequence[Any]) -> tuple[Any, Calibrated]:
+    from ..train.export import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder, "float32.tmfile")
+        export(checkpoint, exported)
+        opened = model.load(exported)
+    return opened, quantization.calibrate(opened, frames, quantization.Options())
+
+
+def _judge(what: str, graph: Graph, spec: ModelSpec, held_out: Sequence[Sample]) -> None:
+    from ..detector import FaceDetector
+    from ..train import judge
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "judged.tmfile")
+        convert.save(graph, dataclasses.replace(spec, sha256=None), path, force=False)
+        with FaceDetector(path, **judge.DETECTOR_OPTIONS) as detector:
+            ap = judge.average_precision(detector, held_out)
+    if ap is not None:
+        print(f"AP {ap:.4f} in {what}", flush=True)
+
+
+def _write(
+    graph: Graph, calibrated: Calibrated, frames: Sequence[Any], arguments: argparse.Namespace
+) -> int:
+    spec = dataclasses.replace(calibrated.spec, ap={}, sha256=None)
+    agreement = quantization.compare(calibrated.graph, graph, spec, frames)
+    problems = quantization.problems(agreement, quantization.Limits())
+    for problem in problems:
+        print(f"disagrees: {problem}")
+    if problems and not arguments.force:
+        print(f"{arguments.target} is not written; --force writes it all the same")
+        return FAILED
+    size, sidecar = convert.save(graph, spec, arguments.target, force=arguments.force)
+    print(f"wrote {arguments.target}: {size:,} bytes")
+    print(f"spec {sidecar or 'inside ' + str(arguments.target)}")
+    return 0 if not problems else FAILED
