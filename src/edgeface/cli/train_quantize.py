@@ -26,6 +26,8 @@ CHECKPOINT is a run's checkpoint.pt, OUT a .tmfile, whose spec goes beside it, o
 quantised as `edgeface quantize` does, on images of the data, and then goes on learning as in the run's last stage,
 from the labels and from itself in float32, with every weight and value rounded as the engine rounds them.
 At the end it says what AP is on the images that the run held out: in float32, in int8, and in int8 having learnt.
+Try `edgeface quantize` first, which costs nothing in AP with networks of ours: 32 steps on 250 images from one of
+AP .8225 .7027 .4589 in float32, .8238 .7047 .4597 in int8, ended at .8175 .6951 .4530.
 Nothing is written, and the exit status is 1, when it finds other faces than float32 on the images calibrated with.
 """
 # As of `edgeface quantize`, but for biases: the ones learnt are right for rounded weights.
