@@ -63,7 +63,7 @@ _PLATFORMS = (
 
 CORE = """
     environment preprocess priors decode nms native quantized tmfile tmfile_writer faces spec detector model fuzz
-    backends photograph
+    backends camera cpu photograph
 """.split()
 KERNELS = "environment preprocess nms native quantized detector photograph".split()
 # The C++ tests, with their arguments; fuzz targets take how many inputs to make.
