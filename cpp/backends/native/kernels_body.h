@@ -45,6 +45,27 @@ struct Clamped {
     bool is_bent;
 };
 
+// What few activations have, a slope and an upper bound, for a tile's sums: one branch each. Then only the
+// lower bound is left to take, as the relu of most.
+template <int kVectors, typename Run>
+__attribute__((always_inline)) inline void bend_and_bound(const Run& run, Vec* sums) {
+    if (run.slope != 1) {
+        const Vec slope = Vec::broadcast(run.slope);
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            sums[v] = Vec::max(sums[v], Vec::multiply(sums[v], slope));
+        }
+    }
+    if (run.high <= __FLT_MAX__) {
+        const Vec low = Vec::broadcast(run.low);
+        const Vec high = Vec::broadcast(run.high);
+        EDGEFACE_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+            sums[v] = Vec::min(Vec::max(sums[v], low), high);
+        }
+    }
+}
+
 // The same for one value.
 inline float clamped(float x, float low, float high, float slope) {
     const float below = x * slope;
@@ -154,7 +175,8 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
         for (int c = fours * kUnrolled; c < inputs; ++c, weights += kTileChannels)
             tile.add_one(weights, input + c, step);
     }
-    const Clamped to(run.low, run.high, run.slope);
+    bend_and_bound<kPixels * kVectors>(run, &tile.sums[0][0]);
+    const Vec low = Vec::broadcast(run.low);
     const std::ptrdiff_t output_step = run.output_step;
     float* output = run.output + pixel * output_step + first;
     EDGEFACE_UNROLL
@@ -162,7 +184,7 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
             const int at = v * Vec::lanes;
-            store(to(tile.sums[p][v]), output + at, channels - at);
+            store(Vec::max(tile.sums[p][v], low), output + at, channels - at);
         }
         output += output_step;
     }
@@ -245,11 +267,12 @@ void depthwise_3x3_tile(const DepthwiseRun& run, const Vec* weights, Vec bias, i
             }
         }
     }
-    const Clamped to(run.low, run.high, run.slope);
+    bend_and_bound<kPixels>(run, sums);
+    const Vec low = Vec::broadcast(run.low);
     float* output = run.output + pixel * run.output_step + c;
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-        to(sums[p]).store(output);
+        Vec::max(sums[p], low).store(output);
         output += run.output_step;
     }
 }
