@@ -130,8 +130,9 @@ class ConvStep : public WindowStep<T> {
         for_each_run({&output, &input}, rows, [&](int y, int pixels) {
             for (int x = 0; x < pixels; x += kChunk) {
                 const int count = std::min(kChunk, pixels - x);
-                const std::byte* first = prepared(pixel<const T>(input, y, x),
-                                                  (count - 1) * input.stride + input.shape.channels, scratch);
+                const std::byte* first =
+                    prepared(pixel<const T>(input, y, x), (count - 1) * input.stride + input.shape.channels,
+                             scratch, 0);
                 run_groups(&first, 1, input, output, pixel<T>(output, y, x), count);
             }
         });
@@ -181,10 +182,12 @@ class ConvStep : public WindowStep<T> {
 
     std::size_t prepared_row() const { return size_of(row_ * kernels_.layout.input_bytes) + this->kSlack; }
 
-    const std::byte* prepared(const T* values, std::ptrdiff_t count, std::byte* scratch) const {
+    // In the scratch's `place`-th row; there is no scratch where there is nothing to prepare.
+    const std::byte* prepared(const T* values, std::ptrdiff_t count, std::byte* scratch, int place) const {
         if (kernels_.prepare == nullptr) return reinterpret_cast<const std::byte*>(values);
-        kernels_.prepare(values, scratch, size_of(count));
-        return scratch;
+        std::byte* to = scratch + size_of(place) * prepared_row();
+        kernels_.prepare(values, to, size_of(count));
+        return to;
     }
 
     void run_row(const Image& input, const Image& output, int y, std::byte* scratch) const {
@@ -192,8 +195,7 @@ class ConvStep : public WindowStep<T> {
         const std::ptrdiff_t step = this->column_step(input) * kernels_.layout.input_bytes;
         int count = 0;
         for (int ky = 0; ky < this->window().kernel_height; ++ky) {
-            const std::byte* first =
-                prepared(this->tap_row(input, y, ky), row_, scratch + size_of(ky) * prepared_row());
+            const std::byte* first = prepared(this->tap_row(input, y, ky), row_, scratch, ky);
             for (int kx = 0; kx < columns_; ++kx) taps[count++] = first + kx * step;
         }
         run_groups(taps, count, input, output, row<T>(output, y), output.shape.width);
