@@ -3,7 +3,8 @@
 //
 // Vec: `lanes` floats. load, store, store_first(n), broadcast, fused(a, b, c) = a * b + c, add, subtract,
 // multiply, divide, min, max; Four and fused<i>(row, four, sum): a run of four inputs, one of which
-// multiplies a row of weights; two_to(whole) = 2^whole; deinterleave and interleave of pairs.
+// multiplies a row of weights; two_to(whole) = 2^whole; deinterleave and interleave of pairs. walks: whether
+// loads move pointers on for nothing; then next_four and load_next, which do.
 //
 // Ints: as many int32. load, broadcast, add, subtract,
 // halved, widen (from int8 or uint8), to_floats, rounded (to the
