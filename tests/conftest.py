@@ -10,3 +10,17 @@ def no_overrides():
         for name in ("EDGEFACE_BACKEND", "EDGEFACE_ISA"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture
+def run_edgeface(capsys):
+    """Runs `edgeface COMMAND ...` in this process; (status, stdout, stderr)."""
+    from edgeface import cli
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = cli.main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import os
 import numpy as np
 import pytest
 
-from edgeface import FaceDetector, ModelError, cli, convert, model
+from edgeface import FaceDetector, ModelError, convert, model
 from edgeface.backends import BACKENDS
 from edgeface.formats import onnx, tmfile
 from edgeface.graph import Conv
@@ -26,16 +27,9 @@ def native_first(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_edgeface):
     """Runs edgeface convert; (status, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = cli.main(["convert", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+    return functools.partial(run_edgeface, "convert")
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import json
 
 import numpy as np
 import pytest
 
-from edgeface import cli, evaluation
+from edgeface import evaluation
 from edgeface.evaluation import plots
 from edgeface.faces import LANDMARKS
 from edgeface.formats import onnx
@@ -21,16 +22,9 @@ SUBSETS = ("easy", "medium", "hard")
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_edgeface):
     """Runs edgeface eval; (status, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = cli.main(["eval", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+    return functools.partial(run_edgeface, "eval")
 
 
 @pytest.fixture

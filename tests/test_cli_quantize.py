@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import tarfile
@@ -8,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from edgeface import FaceDetector, cli, media, model
+from edgeface import FaceDetector, media, model
 from edgeface.formats import onnx, tmfile
 from edgeface.spec import read, to_json
 from reference import detector_graph, detector_spec, picture
@@ -21,16 +22,9 @@ SPEC = detector_spec(GRAPH, score_threshold=0.5, iou_threshold=1.0, ap={"easy": 
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_edgeface):
     """Runs edgeface quantize; (status, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = cli.main(["quantize", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+    return functools.partial(run_edgeface, "quantize")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgeface import Faces, cli, model, parity
+from edgeface import Faces, model, parity
 from edgeface.backends import BACKENDS
 from edgeface.formats import onnx, tmfile
 from edgeface.graph import Graph, Softmax
@@ -26,16 +27,9 @@ def native_first(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_edgeface):
     """Runs edgeface verify; (status, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = cli.main(["verify", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+    return functools.partial(run_edgeface, "verify")
 
 
 @pytest.fixture
