@@ -216,11 +216,12 @@ class Author {
         if (fits_budget(to)) network_.upsample("upsample", data, to.height, to.width);
     }
 
-    // So is what is refused for its shape.
+    // So is what is refused for having too many values.
     static bool fits_budget(const Shape& shape) {
         if (shape.height < 1 || shape.width < 1) return true;
-        return 1.0 * shape.height * shape.width * shape.channels <= kMaxValues || shape.height > 1 << 16 ||
-               shape.width > 1 << 16;
+        constexpr double kRefusedAbove = 1 << 30;
+        const double values = 1.0 * shape.height * shape.width * shape.channels;
+        return values <= kMaxValues || values > kRefusedAbove;
     }
 
     void add_add() {
