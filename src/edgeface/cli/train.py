@@ -1,4 +1,4 @@
-"""edgeface train prepare | run | export | quantize: models of one's own."""
+"""edgeface train prepare | run | curves | export | quantize: models of one's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import ModelError
-from . import train_prepare, train_quantize
+from . import train_curves, train_prepare, train_quantize
 from .arguments import add_command, parse_count
 from .console import Console
 from .tables import count_of
@@ -41,6 +41,7 @@ def add_parser(commands: Any) -> None:
     parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train_prepare.add_parser(parts)
     _add_run(parts)
+    train_curves.add_parser(parts)
     _add_export(parts)
     train_quantize.add_parser(parts)
 
