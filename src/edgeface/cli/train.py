@@ -65,7 +65,7 @@ def _add_run(commands: Any) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change the run: seed=3, stages.0.batch=16, distillation.boxes=0",
+        help="change the run: seed=3, stages.0.batch=16, distillation.mirror=True",
     )
     parser.add_argument(
         "--teacher", type=Path, metavar="FILE", help="a released Ultra-Light .pth to learn from"

@@ -35,6 +35,8 @@ class Distillation:
     temperature: float = 1.0
     confident: float = 0.3  # the teacher's score from which its boxes count
     spare: float = 0.5  # ... from which a prior without a face is no negative: labels miss some
+    # Heads are the mean of what it says about the image and about its mirror image; features are the image's.
+    mirror: bool = False
 
 
 @dataclass(frozen=True)

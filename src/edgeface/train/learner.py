@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import mirror
 from .blocks import Detector, Heads
+from .export import spec_of
 from .loss import Losses, Taught, distillation_loss, feature_loss, multibox_loss
 from .networks import make_network
 from .retinaface import RetinaFace
@@ -58,6 +60,7 @@ class Learner:
                 raise ValueError(f"the teacher has other priors than a {config.network} network")
             teacher = teacher.to(device, memory_format=torch.channels_last)
             self._teach = _compiled(teacher, config)
+            self._places = _places(config, network, device) if config.distillation.mirror else {}
 
     def step(self, images: Tensor, targets: Targets, rate: float) -> Step:
         """One update from (N, 3, height, width); what it returns is not waited for."""
@@ -80,7 +83,7 @@ class Learner:
             heads, features = _seen(self._forward(images))
             if self._teach is not None:
                 with torch.no_grad():
-                    teacher, wanted = _seen(self._teach(images))
+                    teacher, wanted = self._taught(self._teach, images)
         if self._teach is not None:
             options = config.distillation
             taught = Taught(
@@ -97,6 +100,15 @@ class Learner:
             total = total + options.scores * taught.scores + options.boxes * taught.boxes
             total = total + options.features * taught.features
         return Step(total, losses, taught)
+
+    def _taught(self, teach: Any, images: Tensor) -> tuple[Heads, list[Tensor]]:
+        """What the teacher says and sees. A mirror image's features would not be the image's, mirrored or not."""
+        heads, features = _seen(teach(images))
+        if self.config.distillation.mirror:
+            seen, _ = _seen(teach(images.flip(3)))
+            places = self._places[images.shape[3], images.shape[2]]
+            heads = mirror.mean(heads, mirror.mirrored(seen, places))
+        return heads, features
 
     def _follow(self) -> None:
         """Moves the average towards the weights, faster while it is young."""
@@ -134,6 +146,15 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
             f"the weights to begin with were trained with leaky ReLUs of slope {slopes[1]}; a run has {slopes[0]}"
         )
     network.load_state_dict(found)
+
+
+def _places(
+    config: Config, network: nn.Module, device: torch.device
+) -> dict[tuple[int, int], Tensor]:
+    """Where mirrored priors are, by input size; ValueError where a size has no such places."""
+    priors = spec_of(config, network).priors
+    sizes = {stage.size for stage in config.stages}
+    return {size: mirror.mirrored_places(priors, size).to(device) for size in sizes}
 
 
 class _Observed(nn.Module):
