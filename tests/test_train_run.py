@@ -24,6 +24,7 @@ from edgeface.train import config as configs
 from edgeface.train.augment import Augmentation
 from edgeface.train.config import Config, Distillation, Stage
 from edgeface.train.learner import Learner
+from edgeface.train.priors import Targets
 from edgeface.train.samples import load_samples
 from edgeface.train.schedule import Progress, Schedule, learning_rate
 
@@ -240,6 +241,35 @@ def test_a_student_comes_closer_to_its_teacher(run, longer):
     assert reports[-1].taught_scores < 0.7 * reports[0].taught_scores
     assert reports[-1].taught_boxes < 0.7 * reports[0].taught_boxes
     assert reports[-1].taught_features < 0.7 * reports[0].taught_features
+
+
+NARROW, WIDE = "retinaface-mobilenet0.25", "retinaface-resnet50"  # 64 and 256 channels before heads
+
+
+def test_teacher_of_other_features_is_refused_where_they_count_and_not_where_not():
+    teacher = Learner(changed(network=WIDE), CPU).network.eval().requires_grad_(False)
+    counted = changed(network=NARROW, distillation=Distillation(features=0.5))
+    with pytest.raises(ValueError, match=r"features is 0\.5, .*\(64, 8, 8\).*\(256, 8, 8\)"):
+        Learner(counted, CPU, teacher=teacher)
+    learner = Learner(changed(network=NARROW), CPU, teacher=teacher)
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 64, 64))).float()
+    count = teacher(image).scores.shape[1]
+    nothing = torch.zeros(2, count)
+    targets = Targets(nothing.long(), torch.zeros(2, count, 4), nothing, nothing.bool())
+    taught = learner.step(image, targets, 1e-3).taught
+    assert taught.features == 0 < taught.scores
+
+
+def test_looking_at_features_changes_no_weights_and_no_mode():
+    teacher = Learner(changed(seed=1), CPU).network
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    learner = Learner(changed(distillation=Distillation(features=1.0)), CPU, teacher=teacher)
+    plain = Learner(SMALL, CPU).network.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    assert all(
+        torch.equal(value, plain[key]) for key, value in learner.network.state_dict().items()
+    )
+    assert learner.network.training
 
 
 def test_landmarks_are_learnt_where_the_run_has_them(run):

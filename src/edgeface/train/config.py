@@ -31,7 +31,7 @@ class Distillation:
 
     scores: float = 1.0  # weights of the losses
     boxes: float = 1.0
-    features: float = 0.0  # of what its heads look at, where both have the same channels
+    features: float = 0.0  # of what its heads look at; above 0 both need the same shapes of it
     temperature: float = 1.0
     confident: float = 0.3  # the teacher's score from which its boxes count
     spare: float = 0.5  # ... from which a prior without a face is no negative: labels miss some

@@ -59,6 +59,8 @@ class Learner:
             if isinstance(teacher, RetinaFace) != isinstance(network, RetinaFace):
                 raise ValueError(f"the teacher has other priors than a {config.network} network")
             teacher = teacher.to(device, memory_format=torch.channels_last)
+            if config.distillation.features > 0:
+                _check_features(self.network, teacher, config)
             self._teach = _compiled(teacher, config)
             self._places = _places(config, network, device) if config.distillation.mirror else {}
 
@@ -90,7 +92,9 @@ class Learner:
                 *distillation_loss(
                     heads, teacher, temperature=options.temperature, confident=options.confident
                 ),
-                feature_loss(features, wanted),
+                feature_loss(features, wanted)
+                if options.features > 0
+                else heads.scores.new_zeros(()),
             )
             spared = teacher.scores.float().softmax(-1)[..., 1] > options.spare
         losses = multibox_loss(heads, targets, negatives=config.negatives, spared=spared)
@@ -98,7 +102,8 @@ class Learner:
         total = total + config.landmark_weight * losses.landmarks
         if taught is not None:
             total = total + options.scores * taught.scores + options.boxes * taught.boxes
-            total = total + options.features * taught.features
+            if options.features > 0:
+                total = total + options.features * taught.features
         return Step(total, losses, taught)
 
     def _taught(self, teach: Any, images: Tensor) -> tuple[Heads, list[Tensor]]:
@@ -146,6 +151,26 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
             f"the weights to begin with were trained with leaky ReLUs of slope {slopes[1]}; a run has {slopes[0]}"
         )
     network.load_state_dict(found)
+
+
+def _check_features(network: Detector, teacher: Detector, config: Config) -> None:
+    """Raises ValueError where those that a loss would compare have other shapes."""
+    shapes = [_feature_shapes(one, network) for one in (network, teacher)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"distillation.features is {config.distillation.features}, but {config.network} has features of "
+            f"{shapes[0]} (channels, height, width) in a 64x64 input and the teacher of {shapes[1]}; set it to 0"
+        )
+
+
+def _feature_shapes(one: Detector, placed: nn.Module) -> list[tuple[int, ...]]:
+    """On the device where `placed` is."""
+    was_training = one.training
+    image = next(placed.parameters()).new_zeros((1, 3, 64, 64))
+    with torch.no_grad():
+        shapes = [tuple(feature.shape[1:]) for feature in one.eval().features(image)]
+    one.train(was_training)
+    return shapes
 
 
 def _places(
