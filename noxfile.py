@@ -18,6 +18,10 @@ CORE_TESTS = [
     f"tests/test_{name}.py"
     for name in ("preprocess", "priors", "decode", "nms", "native", "quantized", "tengine")
 ]
+TORCH_TESTS = [
+    "tests/test_torch_backend.py",
+    *(str(path) for path in sorted(Path("tests").glob("test_train_*.py"))),
+]
 WHEEL_TESTS = [str(path) for path in sorted(Path("tests").glob("test_wheel_*.py"))]
 
 
@@ -35,13 +39,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """The tests of training, which need PyTorch."""
+    """The tests of training and of the backend torch, which need PyTorch."""
     install_group(session, "test")
     install_group(session, "train")
     session.install(".")
-    session.run(
-        "pytest", *session.posargs, *map(str, sorted(Path("tests").glob("test_train_*.py")))
-    )
+    session.run("pytest", *session.posargs, *TORCH_TESTS)
 
 
 @nox.session

@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import reference
 from edgeface import BackendError, ModelError, _core, backends
-from edgeface.backends import native, onnxruntime, tengine
+from edgeface.backends import native, onnxruntime, tengine, torch
+from edgeface.backends.target import Target
 from edgeface.graph import Conv, Graph, Node, Tensor
 
 WIDTH, HEIGHT = 32, 24
@@ -314,12 +315,14 @@ def test_auto_takes_the_first_and_says_why_not_the_others():
     assert isinstance(runner, _core.Engine)
     assert str(choice) == choice.name == "native"
     reason = "native comes first and runs this network"
-    assert choice.refused == {"tengine": reason, "onnxruntime": reason}
+    assert choice.refused == dict.fromkeys(("tengine", "torch", "onnxruntime"), reason)
 
 
 def test_asking_for_a_backend_is_the_reason_against_the_others():
     _, choice = backends.open_backend(graph_for_all(), "native", 1)
-    assert choice.refused == dict.fromkeys(("tengine", "onnxruntime"), "native was asked for")
+    assert choice.refused == dict.fromkeys(
+        ("tengine", "torch", "onnxruntime"), "native was asked for"
+    )
 
 
 def test_auto_goes_on_where_the_first_cannot_and_says_why(monkeypatch):
@@ -360,8 +363,36 @@ def test_none_that_runs_it_lists_every_reason(monkeypatch):
         backends.open_backend(graph_beyond_native(), "auto", 1)
 
 
+def test_another_device_is_refused_by_what_runs_on_the_cpu_alone():
+    with pytest.raises(BackendError) as failed:
+        backends.open_backend(graph_for_all(), "auto", 1, Target("cuda:7"))
+    for name in ("native", "tengine"):
+        said = f"{name}: it runs on cpu in float32 alone, not on cuda:7 in float32"
+        assert said in str(failed.value)
+    with pytest.raises(BackendError, match="not on cpu in half precision"):
+        backends.open_backend(graph_for_all(), "native", 1, Target(half=True))
+
+
+def test_torch_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(torch.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(BackendError, match=r"pip install edgeface\[torch\]"):
+        backends.open_backend(graph_for_all(), "torch", 1)
+
+
+def test_auto_does_not_even_look_for_torch_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch, "unavailable", lambda: pytest.fail("looked for"))
+    for name in ("native", "onnxruntime"):
+        monkeypatch.setattr(backends.BACKENDS[name], "unavailable", lambda: "it is not here")
+    with pytest.raises(
+        BackendError, match="torch: auto takes it for a GPU or half precision alone"
+    ):
+        backends.open_backend(graph_for_all(), "auto", 1)
+
+
 def test_an_unknown_backend_lists_those_there_are():
-    with pytest.raises(ValueError, match="'tpu'; expected auto, native, tengine, onnxruntime"):
+    with pytest.raises(
+        ValueError, match="'tpu'; expected auto, native, tengine, torch, onnxruntime"
+    ):
         backends.open_backend(graph_for_all(), "tpu", 1)
 
 

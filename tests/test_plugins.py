@@ -18,7 +18,7 @@ from edgeface.backends import plugins
 from edgeface.formats import onnx
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "backends.md"
-BUILT_IN = ["native", "tengine", "onnxruntime"]
+BUILT_IN = ["native", "tengine", "torch", "onnxruntime"]
 
 
 class Opened:
@@ -65,7 +65,7 @@ GRAPH = reference.detector_graph()
 def test_plugins_follow_the_others_by_name(register):
     register(zebra={}, ape={})
     assert list(backends.BACKENDS) == [*BUILT_IN, "ape", "zebra"]
-    assert len(backends.BACKENDS) == 5
+    assert len(backends.BACKENDS) == len(BUILT_IN) + 2
     runner, choice = backends.open_backend(GRAPH, "zebra", 1)
     assert isinstance(runner, Opened)
     assert choice.refused["ape"] == "zebra was asked for"

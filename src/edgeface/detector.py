@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core, bundled, fitting, media, model, trim
 from .backends import open_backend
+from .backends import torch as torch_backend
+from .backends.target import Target
 from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
 from .faces import Faces
@@ -17,22 +21,27 @@ from .frames import CHANNELS, checked_frame, checked_roi
 from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
 
     from .backends import Backend, Choice
+    from .backends.torch.detector import Detector as DeviceDetector
     from .fitting import Fit
+    from .frames import Frame
     from .graph import Graph
     from .spec import ModelSpec
 
 NMS = ("hard", "soft-linear", "soft-gaussian", "blending")
+# Frames that run together. A network's values take memory for each: some 300 MB of RetinaFace's ResNet-50 at
+# 1280x736.
+BATCH = 8
 
 
 class Timings(NamedTuple):
-    """Milliseconds of one detect."""
+    """Milliseconds of one detect, or of a frame of a batch."""
 
     preprocess: float
     run: float
@@ -42,7 +51,7 @@ class Timings(NamedTuple):
 class _Running(NamedTuple):
     """A network in use, and its spec."""
 
-    core: _core.Detector
+    core: _core.Detector | DeviceDetector
     spec: ModelSpec
 
 
@@ -51,6 +60,8 @@ class Options:
     """How a detector was asked to work, checked; None stands for what the spec says."""
 
     backend: str = "auto"
+    device: str = "cpu"
+    half: bool = False
     num_threads: int | None = None
     affinity: str | Collection[int] | None = None
     input_size: tuple[int, int] | str | None = None
@@ -68,6 +79,7 @@ class Options:
     def __post_init__(self) -> None:
         _check_choice("nms", self.nms, NMS)
         _check_choice("channels", self.channels, CHANNELS)
+        _check_target(self.device, self.half)
         if self.resize is not None:
             _check_choice("resize", self.resize, RESIZES)
         _check_number("score_threshold", self.score_threshold, 0, 1)
@@ -97,8 +109,12 @@ class FaceDetector:
             time. A name has neither suffix nor folder; all else is a file's.
         spec: What the model was trained with, or the file that says so. By default the .json of the
             same name beside the model, the spec inside an ONNX file, or that of a published model.
-        backend: "auto", "native", "tengine", "onnxruntime" or a plug-in's name. "auto" takes the first
-            that runs the network and defers to the environment variable EDGEFACE_BACKEND.
+        backend: "auto", "native", "tengine", "torch", "onnxruntime" or a plug-in's name. "auto" takes the
+            first that runs the network and defers to the environment variable EDGEFACE_BACKEND; on "cpu" it
+            never takes "torch".
+        device: "cpu", or "cuda", "cuda:1" and whatever else PyTorch names, for the backends torch and
+            onnxruntime. The first does all of detect there, the other runs the network.
+        half: 16-bit floats, on the backend torch: float16, or bfloat16 on a CPU.
         num_threads: By default min(CPUs, cgroup quota, 4), of the CPUs in the affinity mask the fastest
             kind alone: threads of two kinds wait for the slower one.
         affinity: "big" or "little" for the fastest or slowest kind of CPU, or their numbers, as [4, 5]:
@@ -140,6 +156,8 @@ class FaceDetector:
         *,
         spec: ModelSpec | str | os.PathLike[str] | None = None,
         backend: str = "auto",
+        device: str = "cpu",
+        half: bool = False,
         num_threads: int | None = None,
         affinity: str | Collection[int] | None = None,
         input_size: tuple[int, int] | str | None = None,
@@ -156,6 +174,8 @@ class FaceDetector:
     ) -> None:
         options = Options(
             backend=backend,
+            device=device,
+            half=half,
             num_threads=num_threads,
             affinity=affinity,
             input_size=input_size,
@@ -185,10 +205,13 @@ class FaceDetector:
             self._largest_input = replace(self._largest_input, width=side, height=side)
         self._affinity = affinity_cpus(options.affinity)
         self._num_threads = options.num_threads or default_num_threads(self._affinity)
+        self._target = Target(options.device, options.half)
         fit = self._rule.fit(*opened.graph.input_size)
         graph, self._spec = self._fitted(fit)
         with pinned(self._affinity):  # threads stay where the one that started them was
-            runner, self._backend = open_backend(graph, options.backend, self._num_threads)
+            runner, self._backend = open_backend(
+                graph, options.backend, self._num_threads, self._target
+            )
             running = self._run(runner, self._spec)
         self._kept: fitting.Kept[_Running] | None = fitting.Kept(self._open)
         self._kept.put(fit, running)
@@ -242,32 +265,61 @@ class FaceDetector:
             ModelError: The network has no such input size, where that follows the frame.
             BackendError: The runtime failed.
         """
-        kept = self._kept
-        if kept is None:
+        taken, region, fit = self._look(frame, roi)
+        return self._detect([taken], region, fit)[0]
+
+    def detect_batch(self, frames: Iterable[NDArray[np.uint8]]) -> list[Faces]:
+        """The faces of every frame, in order; frames may differ in size.
+
+        One after the other: each frame already uses all of `num_threads`. On the backend torch, frames of one
+        size that follow one another in a list or tuple go through together, at most BATCH of them;
+        `timings` are then a frame's share.
+        """
+        if str(self._backend) != torch_backend.NAME or not isinstance(frames, (list, tuple)):
+            # What comes out of a generator may be the same array, filled again.
+            return [self.detect(frame) for frame in frames]
+        return [
+            faces for looks in _batches(map(self._look, frames)) for faces in self._detect(*looks)
+        ]
+
+    def _look(
+        self, frame: object, roi: tuple[int, int, int, int] | None = None
+    ) -> tuple[Frame, tuple[int, int, int, int], Fit]:
+        """A frame checked, the region of it that counts, and the network for that."""
+        if self._kept is None:
             raise ValueError("the detector is closed")
         largest = self._largest_input if roi is None else None
         taken = checked_frame(frame, self._channels, largest)
         region = checked_roi(roi, taken.size)
         # In pixels that the caller sees, as min_face is.
-        looked_at = [round(n * factor) for n, factor in zip(region[2:], taken.reduction)]
+        width, height = (round(n * factor) for n, factor in zip(region[2:], taken.reduction))
+        return taken, region, self._rule.fit(width, height)
+
+    def _detect(
+        self, frames: Sequence[Frame], region: tuple[int, int, int, int], fit: Fit
+    ) -> list[Faces]:
+        """Of frames alike; of one, unless the backend has a detector of its own."""
+        kept = self._kept
+        if kept is None:
+            raise ValueError("the detector is closed")
         with pinned(self._affinity):
-            core, self._spec = kept.get(self._rule.fit(*looked_at))
-            rows, (preprocess, *rest) = core.detect(
-                taken.pixels,
-                taken.channels,
-                region,
-                chroma=taken.chroma,
-                reduction=taken.reduction,
-            )
-        self._timings = Timings(taken.milliseconds + preprocess, *rest)
-        return Faces(rows)
-
-    def detect_batch(self, frames: Iterable[NDArray[np.uint8]]) -> list[Faces]:
-        """The faces of every frame, in order; frames may differ in size.
-
-        One after the other: each frame already uses all of `num_threads`.
-        """
-        return [self.detect(frame) for frame in frames]
+            core, self._spec = kept.get(fit)
+            if isinstance(core, _core.Detector):
+                (frame,) = frames
+                rows, spans = core.detect(
+                    frame.pixels,
+                    frame.channels,
+                    region,
+                    chroma=frame.chroma,
+                    reduction=frame.reduction,
+                )
+                found = [rows]
+            else:
+                found, spans = core.detect(frames, region)
+        decoding = sum(frame.milliseconds for frame in frames)
+        preprocess, *rest = (span / len(frames) for span in (spans[0] + decoding, *spans[1:]))
+        self._timings = Timings(preprocess, *rest)
+        return [Faces(rows) for rows in found]
 
     def close(self) -> None:
         """Frees the network; detect raises ValueError from then on."""
@@ -276,7 +328,7 @@ class FaceDetector:
     def _open(self, fit: Fit) -> _Running:
         """Another network of this model, on the same backend."""
         graph, spec = self._fitted(fit)
-        runner, _ = open_backend(graph, str(self._backend), self._num_threads)
+        runner, _ = open_backend(graph, str(self._backend), self._num_threads, self._target)
         return self._run(runner, spec)
 
     def _fitted(self, fit: Fit) -> tuple[Graph, ModelSpec]:
@@ -285,10 +337,15 @@ class FaceDetector:
 
     def _run(self, runner: Backend, spec: ModelSpec) -> _Running:
         path, _, options = self._reopen
+        core_options = _core_options(spec, options)
         try:
-            core = _core.Detector(runner, model.core_spec(spec), _core_options(spec, options))
+            core = _core.Detector(runner, model.core_spec(spec), core_options)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
+        # The core has seen that spec and network fit each other.
+        own_detector = getattr(runner, "own_detector", None)
+        if own_detector is not None:
+            return _Running(own_detector(spec, options, core_options), spec)
         return _Running(core, spec)
 
     def __enter__(self) -> FaceDetector:
@@ -356,6 +413,29 @@ def _core_options(spec: ModelSpec, options: Options) -> _core.Options:
         min_face=options.min_face,
         isa=os.environ.get("EDGEFACE_ISA", ""),
     )
+
+
+def _batches(
+    looks: Iterable[tuple[Frame, tuple[int, int, int, int], Fit]],
+) -> Iterator[tuple[list[Frame], tuple[int, int, int, int], Fit]]:
+    """Frames alike that follow one another, at most BATCH together."""
+
+    def kind(look: tuple[Frame, tuple[int, int, int, int], Fit]) -> object:
+        frame, region, fit = look
+        return frame.pixels.shape, frame.channels, frame.reduction, region, fit
+
+    for _, alike in itertools.groupby(looks, kind):
+        while batch := list(itertools.islice(alike, BATCH)):
+            yield [frame for frame, *_ in batch], *batch[0][1:]
+
+
+def _check_target(device: object, half: object) -> None:
+    if not isinstance(device, str):
+        raise TypeError(f'device is {device!r}; expected "cpu", "cuda" or "cuda:1"')
+    if re.fullmatch(r"[a-z]+(:\d{1,3})?", device, re.ASCII) is None:
+        raise ValueError(f'device is {device!r}; expected "cpu", "cuda" or "cuda:1"')
+    if not isinstance(half, bool):
+        raise TypeError(f"half is {half!r}; expected True or False")
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 A backend module offers `NAME`, `unavailable() -> str | None` (why it cannot be used here at all) and
 `open_graph(graph, num_threads) -> Backend`, which raises BackendError with the reason when it cannot run
 that network. It may offer `discouraged(graph) -> str | None`: why `auto` must not take it for a network that
-it would open. Other packages register theirs in the entry point group `edgeface.backends`; docs/backends.md
+it would open; `open_on(graph, num_threads, target)`, where it runs on more than the CPU in float32; and
+`about() -> str`, what is to be known of it here. Other packages register theirs in the entry point group `edgeface.backends`; docs/backends.md
 shows how.
 """
 
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import BackendError
-from . import native, onnxruntime, tengine
+from . import native, onnxruntime, tengine, torch
 from .plugins import registered
+from .target import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..graph import Graph
+    from .target import Target
 
 
 class Backend(Protocol):
@@ -51,7 +54,7 @@ class BackendModule(Protocol):
 
 
 # In the order in which `auto` tries them; plug-ins follow by name.
-_BUILT_IN: tuple[BackendModule, ...] = (native, tengine, onnxruntime)
+_BUILT_IN: tuple[BackendModule, ...] = (native, tengine, torch, onnxruntime)
 _WORDS = ("auto", "all")  # what else the option --backend takes
 
 
@@ -102,8 +105,10 @@ class Choice:
         return self.name
 
 
-def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, Choice]:
-    """The backend of that name, or for `auto` the first that runs the graph.
+def open_backend(
+    graph: Graph, wanted: str, num_threads: int, target: Target = CPU
+) -> tuple[Backend, Choice]:
+    """The backend of that name, or for `auto` the first that runs the graph on that device.
 
     `auto` defers to the environment variable EDGEFACE_BACKEND where it is set. It passes over a backend that
     is known to compute wrongly; one that was asked for by name is taken with a RuntimeWarning.
@@ -121,7 +126,10 @@ def open_backend(graph: Graph, wanted: str, num_threads: int) -> tuple[Backend, 
             doubt = _discouraged(name, graph)
             if doubt is not None and len(candidates) > 1:
                 raise BackendError(f"{doubt} (it runs when asked for by name)")
-            backend = _open(name, graph, num_threads)
+            if name == torch.NAME and target == CPU and len(candidates) > 1:
+                # Others are faster there, and importing it takes seconds.
+                raise BackendError("auto takes it for a GPU or half precision alone")
+            backend = _open(name, graph, num_threads, target)
         except BackendError as error:
             refused[name] = str(error)
             continue
@@ -150,18 +158,24 @@ def _candidates(wanted: str) -> list[str]:
 
 def _support(name: str, graph: Graph) -> Support:
     try:
-        isa = _isa(_open(name, graph, 1))
+        isa = _isa(_open(name, graph, 1, CPU))
         return Support(name, None, isa, _discouraged(name, graph))
     except BackendError as error:
         return Support(name, str(error), None)
 
 
-def _open(name: str, graph: Graph, num_threads: int) -> Backend:
+def _open(name: str, graph: Graph, num_threads: int, target: Target) -> Backend:
     module = BACKENDS[name]
+    open_on: Any = getattr(module, "open_on", None)
+    if target != CPU and open_on is None:
+        raise BackendError(f"it runs on {CPU} alone, not on {target}")
     reason = module.unavailable()
     if reason is not None:
         raise BackendError(reason)
-    return module.open_graph(graph, num_threads)
+    if target == CPU:
+        return module.open_graph(graph, num_threads)
+    opened: Backend = open_on(graph, num_threads, target)
+    return opened
 
 
 def _discouraged(name: str, graph: Graph) -> str | None:

@@ -1,0 +1,71 @@
+"""Many candidates of one face -> one, for several frames at once: the kept set of the core's hard NMS.
+
+Greedy suppression looks at one candidate after the other, which a GPU cannot. Here a block of candidates is
+decided at once, as what does not change any more when it is computed again from itself: a candidate is kept
+unless a better one that is kept covers it. That has one solution, the greedy one, because the best candidate
+is kept for certain, and whoever depends on candidates that are right is right one round later. So a block is
+done after as many rounds as its longest chain of candidates, each covered by the one before; for faces a few,
+however many there are. Nothing on the host waits for it: rounds are given, and whether they sufficed comes back
+with the result.
+
+For K candidates that is K * K / 2 overlaps, as in the worst case one after the other, each computed once, and
+memory for BLOCK * K of them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+BLOCK = 512
+
+
+def hard(
+    boxes: torch.Tensor, valid: torch.Tensor, iou_threshold: float, rounds: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of (N, K, 4) corners, best first, stay; and for which of the N frames that is certain.
+
+    Args:
+        boxes: float32 of any unit.
+        valid: (N, K) bool; the others cover nothing and do not stay.
+        iou_threshold: A candidate goes when its IoU with a better one that stays exceeds it.
+        rounds: How long a chain is followed inside a block; BLOCK suffices always.
+    """
+    kept = valid.clone()
+    certain = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    for start in range(0, boxes.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        covers = _covers(boxes[:, block], boxes[:, start:], iou_threshold)
+        inside = covers[:, :, : kept[:, block].shape[1]].triu(1)
+        # Those that no earlier block has covered.
+        alive = kept[:, block].clone()
+        stays = alive
+        for _ in range(rounds):
+            before, stays = stays, alive & ~_covered(stays, inside)
+        certain &= (stays == before).all(dim=1)
+        kept[:, block] = stays
+        kept[:, start + BLOCK :] &= ~_covered(stays, covers[:, :, BLOCK:])
+    return kept, certain
+
+
+def _covers(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """(N, A, B) float32, 1 where the IoU of (N, A, 4) and (N, B, 4) exceeds the threshold, else 0.
+
+    The same operations in the same order as the core's `iou`, so the same bits.
+    """
+    one, other = a[:, :, None], b[:, None]
+    width = torch.minimum(one[..., 2], other[..., 2]) - torch.maximum(one[..., 0], other[..., 0])
+    height = torch.minimum(one[..., 3], other[..., 3]) - torch.maximum(one[..., 1], other[..., 1])
+    shared = width.clamp_(min=0) * height.clamp_(min=0)
+    union = _area(one) + _area(other) - shared
+    # Where nothing is shared, 0 / 0 is no overlap either.
+    return (shared / union > iou_threshold).float()
+
+
+def _area(boxes: torch.Tensor) -> torch.Tensor:
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp_(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _covered(kept: torch.Tensor, covers: torch.Tensor) -> torch.Tensor:
+    """(N, B): by how many of the kept, in a product of matrices of zeros and ones; whether by any."""
+    return torch.bmm(kept.float()[:, None], covers)[:, 0] > 0
