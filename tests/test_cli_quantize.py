@@ -122,6 +122,7 @@ def test_samples_are_equally_far_apart(run, source, folder, target, tmp_path):
         ("--no-equalize",),
         ("--no-bias-correction",),
         ("--scale-steps", "0"),
+        ("--extra", "1"),
     ],
     ids=" ".join,
 )

@@ -281,6 +281,25 @@ def _can_absorb(node: Node, relu: Node, tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
+def with_slopes_apart(graph: Graph) -> Graph:
+    """A float32 network with every leaky ReLU a node of its own: what `fuse_activations` merges, undone."""
+    nodes: list[Node] = []
+    tensors = dict(graph.tensors)
+    for node in graph.nodes:
+        if not isinstance(node.op, (Conv, Add)) or node.op.activation != "leaky_relu":
+            nodes.append(node)
+            continue
+        name = f"{node.output}/linear"
+        while name in tensors:
+            name += "_"
+        tensors[name] = dataclasses.replace(tensors[node.output], name=name)
+        plain = dataclasses.replace(node.op, activation="none", slope=0.0)
+        relu = LeakyRelu(node.op.slope)
+        nodes.append(dataclasses.replace(node, op=plain, output=name))
+        nodes.append(Node(relu, f"{node.name or node.output}/relu", (name,), node.output))
+    return dataclasses.replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
 def pruned(
     nodes: list[Node], tensors: Mapping[str, Tensor], source: str, outputs: tuple[str, ...]
 ) -> Graph:

@@ -99,6 +99,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--no-equalize", action="store_true", help="leave channels as unequal as they are"
     )
     parser.add_argument(
+        "--extra",
+        type=float,
+        default=quantization.Options().extra,
+        metavar="SHARE",
+        help="the most multiply-adds to add, as a share of all, for finer steps in the first values "
+        "(default: %(default)s; 0: none)",
+    )
+    parser.add_argument(
         "--no-bias-correction", action="store_true", help="let rounded weights shift means"
     )
     parser.add_argument(
@@ -138,6 +146,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         method=quantization.Method(arguments.method, arguments.percentile),
         logits=not arguments.keep_softmax,
         equalize=not arguments.no_equalize,
+        extra=arguments.extra,
+        slopes_apart=arguments.target.suffix.lower() == ".tmfile",
         rounding=quantization.Rounding(
             scale_steps=arguments.scale_steps,
             correct_biases=not arguments.no_bias_correction,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graph import Conv
+from ..graph import Conv, LeakyRelu, Relu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,9 +39,10 @@ def equalized(graph: Graph, statistics: Mapping[str, Statistics]) -> Graph:
     """
     tensors = dict(graph.tensors)
     for node in graph.nodes:
-        readers = _convolutions_behind(graph, node)
+        values, readers = _behind(graph, node)
         if readers:
-            factors = _factors(statistics[node.output].largest, readers, tensors)
+            relative = _relative([statistics[name].largest for name in values])
+            factors = _factors(relative, readers, tensors)
             for name in node.inputs[1:]:
                 _multiply(tensors, name, 1 / factors)
             for reader in readers:
@@ -49,26 +50,39 @@ def equalized(graph: Graph, statistics: Mapping[str, Statistics]) -> Graph:
     return dataclasses.replace(graph, tensors=tensors)
 
 
-def _convolutions_behind(graph: Graph, node: Node) -> list[Node]:
-    """All that reads a convolution's output; nothing where a factor cannot pass or is seen outside."""
+def _behind(graph: Graph, node: Node) -> tuple[list[str], list[Node]]:
+    """A convolution's output with what ReLUs make of it, and the convolutions that read those.
+
+    None of these where a factor cannot pass or is seen outside.
+    """
     if not isinstance(node.op, Conv) or node.op.activation == "relu6":
-        return []
-    readers = [other for other in graph.nodes if node.output in other.inputs]
-    passes = all(isinstance(other.op, Conv) for other in readers)
-    return readers if passes and node.output not in graph.outputs else []
+        return [], []
+    values, convolutions = [node.output], []
+    for name in values:
+        readers = [other for other in graph.nodes if name in other.inputs]
+        values += [other.output for other in readers if isinstance(other.op, (Relu, LeakyRelu))]
+        rest = [other for other in readers if not isinstance(other.op, (Relu, LeakyRelu))]
+        if name in graph.outputs or not all(isinstance(other.op, Conv) for other in rest):
+            return [], []
+        convolutions += rest
+    return values, convolutions
 
 
-def _factors(
-    largest: NDArray[np.float32], readers: Sequence[Node], tensors: Mapping[str, Tensor]
-) -> Factors:
+def _relative(largest: Sequence[NDArray[np.float32]]) -> Factors:
+    """(channels,) the range of each next to the largest one's, in whichever value that is most."""
+    tiny = np.finfo(np.float32).tiny
+    shares = [np.float64(one) / max(float(one.max()), tiny) for one in largest]
+    found = np.maximum.reduce(shares)
+    return np.asarray(np.where(found > _LEAST, found, 1.0))
+
+
+def _factors(relative: Factors, readers: Sequence[Node], tensors: Mapping[str, Tensor]) -> Factors:
     """What each channel is divided by, at most 1: its range, where only depthwise convolutions read it.
 
     Those have a scale for each channel. In other ones a channel that is multiplied takes steps from its
     neighbours: there it is the geometric mean of what would equal the values and what would equal the weights.
     """
-    relative = np.float64(largest) / max(float(largest.max()), np.finfo(np.float32).tiny)
-    relative = np.where(relative > _LEAST, relative, 1.0)
-    shares = np.zeros(len(largest))
+    shares = np.zeros(len(relative))
     for reader in readers:
         shares = np.maximum(shares, _shares(reader, tensors))
     if not shares.any():

@@ -227,7 +227,7 @@ def _check_convolution(where: str, op: Conv, inputs: list[Tensor]) -> None:
     if op.activation == "leaky_relu":
         raise ModelError(
             f"{where} has a slope below 0 in {inputs[0].dtype}: Tengine rounds the convolution before it "
-            "and would round twice; make the LeakyRelu a node with a scale of its own"
+            "and would round twice; quantise the float32 model for a .tmfile, which gives that value a scale"
         )
     weight = inputs[1]
     if weight.dtype == INT8 and weight.shape[0] == 1:

@@ -30,6 +30,7 @@ from ...graph import (
     Transpose,
     Upsample,
     pruned,
+    with_slopes_apart,
 )
 from .limits import check
 from .records import (
@@ -69,7 +70,7 @@ from .records import (
 from .rules import bias_units, equal, fused, pool_padding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 _MAX_BYTES = (1 << 31) - 1  # Tengine keeps a file's length in an int
 _ORIGIN = 1  # Tengine itself, as its own quantiser says; the others are foreign formats
@@ -102,40 +103,29 @@ def write(graph: Graph) -> bytes:
         ModelError: The format cannot hold the network, or stock Tengine would run it wrong.
     """
     needed = pruned(list(graph.nodes), graph.tensors, graph.input, graph.outputs)
-    stored = _with_stored_scales(_with_relu_nodes(fused(needed)))
+    merged = fused(needed)
+    # Tengine rounds before a slope, if at all: limits.py refuses a network that was rounded behind it alone.
+    apart = merged if merged.is_quantized else with_slopes_apart(merged)
+    stored = _with_stored_scales(_with_relu_nodes(apart))
     check(stored)
     return _File(stored).content()
 
 
 def _with_relu_nodes(graph: Graph) -> Graph:
-    """Eltwise has no activation: a Relu of its own follows a sum, in the scale of the result.
-
-    So does one with a slope a convolution, unless it is quantised: that would round twice.
-    """
+    """Eltwise has no activation: a Relu of its own follows a sum, in the scale of the result."""
     nodes: list[Node] = []
     tensors = dict(graph.tensors)
     for node in graph.nodes:
-        relu = _relu_apart(node, tensors)
-        if relu is None:
+        if node.op != Add("relu"):
             nodes.append(node)
             continue
-        assert isinstance(node.op, (Add, Conv))
-        name = f"{node.output}/{'sum' if isinstance(node.op, Add) else 'linear'}"
+        name = f"{node.output}/sum"
         while name in tensors:
             name += "_"
         tensors[name] = dataclasses.replace(tensors[node.output], name=name)
-        plain = dataclasses.replace(node.op, activation="none", slope=0.0)
-        nodes.append(dataclasses.replace(node, op=plain, output=name))
-        nodes.append(Node(relu, f"{node.name or node.output}/relu", (name,), node.output))
+        nodes.append(dataclasses.replace(node, op=Add(), output=name))
+        nodes.append(Node(Relu(), f"{node.name or node.output}/relu", (name,), node.output))
     return dataclasses.replace(graph, nodes=tuple(nodes), tensors=tensors)
-
-
-def _relu_apart(node: Node, tensors: Mapping[str, Tensor]) -> Relu | LeakyRelu | None:
-    if isinstance(node.op, Add) and node.op.activation == "relu":
-        return Relu()
-    if not isinstance(node.op, (Add, Conv)) or node.op.activation != "leaky_relu":
-        return None
-    return LeakyRelu(node.op.slope) if tensors[node.output].quantization is None else None
 
 
 def _with_stored_scales(graph: Graph) -> Graph:
