@@ -48,7 +48,8 @@ Channels parse_channels(const std::string& name) {
                             {"yuyv", Channels::yuyv},
                             {"uyvy", Channels::uyvy},
                             {"nv12", Channels::nv12},
-                            {"nv21", Channels::nv21}},
+                            {"nv21", Channels::nv21},
+                            {"i420", Channels::i420}},
                            name, "channels");
 }
 
@@ -109,14 +110,18 @@ Options make_options(float score_threshold, float iou_threshold, const std::stri
     return options;
 }
 
-// U and V of two by two pixels, interleaved: (H / 2, W) uint8.
+// U and V of two by two pixels: (H / 2, W) uint8 with both in turns, or (2, H / 2, W / 2) with U, then V.
 void add_chroma(Frame& frame, const std::optional<Pixels>& array) {
     const auto [width, height] = frame.size;
-    const bool fits = array && array->ndim() == 2 && array->shape(0) == height / 2 &&
-                      array->shape(1) == width && width % 2 == 0 && height % 2 == 0 && array->strides(1) == 1;
+    const py::ssize_t axes = chroma_step(frame.channels) == 1 ? 3 : 2;
+    const py::ssize_t across = axes == 3 ? width / 2 : width;
+    const bool fits = array && array->ndim() == axes && array->shape(axes - 1) == across &&
+                      array->shape(axes - 2) == height / 2 && (axes == 2 || array->shape(0) == 2) &&
+                      width % 2 == 0 && height % 2 == 0 && (across == 1 || array->strides(axes - 1) == 1);
     if (!fits) throw std::invalid_argument("the frame's chroma plane does not fit its luma plane");
     frame.chroma = array->data();
-    frame.chroma_stride = array->strides(0);
+    frame.chroma_stride = array->strides(axes - 2);
+    frame.v_offset = axes == 3 ? array->strides(0) : 0;
 }
 
 // (H, W) or (H, W, C) uint8 with packed pixels; rows may be any distance apart.

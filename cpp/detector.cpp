@@ -26,7 +26,7 @@ Frame cut(const Frame& frame, Rect region) {
     const int x = is_packed_yuv(frame.channels) ? region.x - part.chroma_x : region.x;
     part.pixels += region.y * frame.row_stride + x * bytes_per_pixel(frame.channels);
     if (has_chroma_plane(frame.channels))
-        part.chroma += region.y / 2 * frame.chroma_stride + region.x / 2 * 2;
+        part.chroma += region.y / 2 * frame.chroma_stride + region.x / 2 * chroma_step(frame.channels);
     return part;
 }
 

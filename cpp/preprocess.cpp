@@ -104,8 +104,8 @@ Column pixel_column(const Frame& frame, Order order, int i, int to) {
     return column;
 }
 
-// Of nv12 and nv21: Y of as many pixels, from `i` on, as share it; those beyond the width repeat the last
-// one.
+// Of frames with chroma planes: Y of as many pixels, from `i` on, as share it; those beyond the width repeat
+// the last one.
 Column luma_column(const Frame& frame, int pixels, int i, int to) {
     Column column{};
     for (int p = 0; p < 4; ++p) {
@@ -115,15 +115,16 @@ Column luma_column(const Frame& frame, int pixels, int i, int to) {
     return column;
 }
 
-// U and V of one or two.
+// U and V of one or two, or either of up to four.
 Column chroma_column(const Frame& frame, int pixels, int i, int to) {
-    const int u = frame.channels == Channels::nv12 ? 0 : 1;
+    const int step = chroma_step(frame.channels);
+    const int first = frame.channels == Channels::nv21 ? 1 : 0;
     Column column{};
-    for (int p = 0; p < 2; ++p) {
-        const int x = std::min(i + std::min(p, pixels - 1), to - 1);
+    for (int place = 0; place < 4; ++place) {
+        const int x = std::min(i + std::min(place / step, pixels - 1), to - 1);
+        const int offset = (first + place) % step;
         const Tap chroma = chroma_tap(x, frame.size.width, to, frame.chroma_x);
-        column[2 * static_cast<std::size_t>(p)] = blend(chroma, 2, u);
-        column[2 * static_cast<std::size_t>(p) + 1] = blend(chroma, 2, 1 - u);
+        column[static_cast<std::size_t>(place)] = blend(chroma, step, offset);
     }
     return column;
 }
@@ -164,7 +165,8 @@ bool fit_windows(const std::vector<Column>& columns, int row_bytes) {
 }
 
 int row_bytes(const Frame& frame, Plane plane) {
-    if (plane == Plane::chroma) return 2 * chroma_count(frame.size.width, frame.chroma_x);
+    if (plane == Plane::chroma)
+        return chroma_step(frame.channels) * chroma_count(frame.size.width, frame.chroma_x);
     if (is_packed_yuv(frame.channels)) return 4 * chroma_count(frame.size.width, frame.chroma_x);
     return frame.size.width * bytes_per_pixel(frame.channels);
 }
@@ -193,7 +195,7 @@ PlaneResize plan_plane(const Frame& frame, Plane kind, Order order, Size to) {
     PlaneResize plane;
     plane.row_bytes = row_bytes(frame, kind);
     // As many pixels a column as its window reaches: the further the frame is reduced, the fewer.
-    plane.pixels = kind == Plane::luma ? 4 : kind == Plane::chroma ? 2 : 1;
+    plane.pixels = kind == Plane::luma ? 4 : kind == Plane::chroma ? 4 / chroma_step(frame.channels) : 1;
     std::vector<Column> columns = make_columns(frame, kind, order, plane.pixels, to.width);
     while (!fit_windows(columns, plane.row_bytes)) {
         assert(plane.pixels > 1);
@@ -236,10 +238,15 @@ Samples plan_samples(const PlaneResize& plane, int index, int per_pixel, int pla
 void plan_colours(ResizePlan& plan, Order order) {
     const PlaneResize& luma = plan.planes.front();
     const PlaneResize& chroma = plan.planes.back();
-    const bool packed = plan.planes.size() == 1;
     plan.yuv[0] = plan_samples(luma, 0, 1, 0, order);
-    plan.yuv[1] = plan_samples(chroma, 1, 2, packed ? 1 : 0, order);
-    plan.yuv[2] = plan_samples(chroma, 2, 2, packed ? 2 : 1, order);
+    if (plan.planes.size() == 3) {
+        plan.yuv[1] = plan_samples(chroma, 1, 1, 0, order);
+        plan.yuv[2] = plan_samples(chroma, 2, 1, 0, order);
+    } else {
+        const bool packed = plan.planes.size() == 1;
+        plan.yuv[1] = plan_samples(chroma, 1, 2, packed ? 1 : 0, order);
+        plan.yuv[2] = plan_samples(chroma, 2, 2, packed ? 2 : 1, order);
+    }
     const int groups = (plan.to.width + kColumnGroup - 1) / kColumnGroup;
     plan.colours.resize(static_cast<std::size_t>(groups * kColumnGroup * 4));
 }
@@ -462,17 +469,22 @@ class Writer {
 template <typename T>
 void write_frame(const Frame& frame, const InputSpec& spec, ResizePlan& plan, const InputView& input) {
     const Writer<T> writer(spec, input, *plan.kernels);
+    const std::size_t planes = plan.planes.size();
+    const int places = planes > 1 ? 4 : 3;
     PlaneResize& first = plan.planes.front();
-    const int places = plan.planes.size() > 1 ? 4 : 3;
+    PlaneResize& second = plan.planes[planes > 1 ? 1 : 0];
     PlaneResize& last = plan.planes.back();
     RowSource rows(frame.pixels, frame.row_stride, places, first, *plan.kernels);
-    RowSource chroma(frame.chroma, frame.chroma_stride, places, last, *plan.kernels);
+    RowSource chroma(frame.chroma, frame.chroma_stride, places, second, *plan.kernels);
+    RowSource chroma_v(frame.chroma + frame.v_offset, frame.chroma_stride, places, last, *plan.kernels);
     plan.yuv[0].line = first.line.data();
-    plan.yuv[1].line = plan.yuv[2].line = last.line.data();
+    plan.yuv[1].line = second.line.data();
+    plan.yuv[2].line = last.line.data();
     std::uint8_t* line = plan.colours.empty() ? first.line.data() : plan.colours.data();
     for (int y = 0; y < plan.to.height; ++y) {
         rows.make(static_cast<std::size_t>(y));
-        if (plan.planes.size() > 1) chroma.make(static_cast<std::size_t>(y));
+        if (planes > 1) chroma.make(static_cast<std::size_t>(y));
+        if (planes > 2) chroma_v.make(static_cast<std::size_t>(y));
         if (!plan.colours.empty()) plan.kernels->convert_pixels(plan.yuv, plan.to.width, line);
         if (spec.channels == Order::gray) to_gray(line, plan.to.width);
         writer.row(line, y, plan.to.width);
@@ -504,6 +516,7 @@ ResizePlan plan_resize(const Frame& frame, const InputSpec& spec, const Preproce
     if (has_chroma_plane(frame.channels)) {
         plan.planes.push_back(plan_plane(frame, Plane::luma, spec.channels, plan.to));
         plan.planes.push_back(plan_plane(frame, Plane::chroma, spec.channels, plan.to));
+        if (frame.channels == Channels::i420) plan.planes.push_back(plan.planes.back());
     } else {
         plan.planes.push_back(plan_plane(frame, Plane::pixels, spec.channels, plan.to));
     }

@@ -37,7 +37,7 @@ struct ResizePlan {
     int chroma_x = 0;
     int chroma_y = 0;
     Size to;  // the part of the network input that the frame covers, from its top left corner
-    std::vector<PlaneResize> planes;    // one, or that of Y and that of U and V
+    std::vector<PlaneResize> planes;    // one, or that of Y and that of U and V, or of each
     std::vector<std::uint8_t> colours;  // of YUV frames: one finished row, converted
     Samples yuv[3] = {};                // and what it is converted from
     Placement placement;

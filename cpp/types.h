@@ -23,17 +23,21 @@ struct Rect {
     int height = 0;
 };
 
-// The last four are what cameras send: Y, and a U and a V for two pixels side by side (yuyv, uyvy) or for two
-// by two (nv12, nv21).
-enum class Channels { bgr, rgb, bgra, rgba, gray, yuyv, uyvy, nv12, nv21 };
+// The last five are what cameras send: Y, and a U and a V for two pixels side by side (yuyv, uyvy) or for two
+// by two (nv12, nv21; i420, where U and V have a plane each).
+enum class Channels { bgr, rgb, bgra, rgba, gray, yuyv, uyvy, nv12, nv21, i420 };
 
 inline bool is_packed_yuv(Channels channels) {
     return channels == Channels::yuyv || channels == Channels::uyvy;
 }
 
+// One of both, or one of U and one of V.
 inline bool has_chroma_plane(Channels channels) {
-    return channels == Channels::nv12 || channels == Channels::nv21;
+    return channels == Channels::nv12 || channels == Channels::nv21 || channels == Channels::i420;
 }
+
+// In a chroma plane, bytes from a U to the next.
+inline int chroma_step(Channels channels) { return channels == Channels::i420 ? 1 : 2; }
 
 inline bool is_yuv(Channels channels) { return is_packed_yuv(channels) || has_chroma_plane(channels); }
 
@@ -43,6 +47,7 @@ inline int bytes_per_pixel(Channels channels) {
         case Channels::gray:
         case Channels::nv12:
         case Channels::nv21:
+        case Channels::i420:
             return 1;
         case Channels::yuyv:
         case Channels::uyvy:
@@ -68,9 +73,10 @@ struct Frame {
     Size size;
     std::ptrdiff_t row_stride = 0;  // bytes; negative for a frame stored bottom up
     Channels channels = Channels::bgr;
-    // With has_chroma_plane: a row of pairs for two rows of pixels.
+    // With has_chroma_plane: a row for two rows of pixels, of pairs or, in i420, of U.
     const std::uint8_t* chroma = nullptr;
     std::ptrdiff_t chroma_stride = 0;
+    std::ptrdiff_t v_offset = 0;  // bytes from U's plane to V's, in i420
     // Part of a YUV frame: 1 where it begins with the second of the pixels that share a U and a V.
     int chroma_x = 0;
     int chroma_y = 0;

@@ -125,11 +125,15 @@ def resize_float(image, width, height):
 
 
 def yuv_planes(frame, channels):
-    """Y (H, W, 1); U and V (H, W / 2, 2) of yuyv and uyvy, (H / 2, W / 2, 2) of nv12 and nv21."""
+    """Y (H, W, 1); U and V (H, W / 2, 2) of yuyv and uyvy, (H / 2, W / 2, 2) of the others."""
     if channels in ("yuyv", "uyvy"):
         y, uv = (0, 1) if channels == "yuyv" else (1, 0)
         return frame[..., y, None], frame[..., uv].reshape(len(frame), -1, 2)
     height = len(frame) // 3 * 2
+    if channels == "i420":
+        return frame[:height, :, None], np.moveaxis(
+            frame[height:].reshape(2, height // 2, -1), 0, 2
+        )
     chroma = frame[height:].reshape(height // 2, -1, 2)
     return frame[:height, :, None], chroma if channels == "nv12" else chroma[..., ::-1]
 
@@ -171,7 +175,7 @@ def yuv_to_rgb_float(yuv):
 
 def preprocess(frame, channels, *, width, height, order, mean, scale, roi=None):
     """(1, C, height, width) float32, stretched; `roi` is for cameras' frames."""
-    if channels in ("yuyv", "uyvy", "nv12", "nv21"):
+    if channels in ("yuyv", "uyvy", "nv12", "nv21", "i420"):
         colours = yuv_to_rgb(resize_yuv(frame, channels, width, height, roi))
         channels = "rgb"
     else:

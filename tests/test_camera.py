@@ -20,9 +20,10 @@ from edgeface import FaceDetector, media
 from edgeface import spec as specs
 from edgeface.bench import iou
 from edgeface.formats import onnx
+from edgeface.frames import checked_frame, in_pairs
 from reference import ROUNDING, SHARED, needs_shared, photograph, picture
 
-CHANNELS = ("yuyv", "uyvy", "nv12", "nv21")
+CHANNELS = ("yuyv", "uyvy", "nv12", "nv21", "i420", "yv12")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,10 @@ def camera_frame(frame, channels):
         )
         return np.rint(np.stack(pair, axis=-1)).astype(np.uint8).reshape(height, width, 2)
     u, v = (plane.reshape(height // 2, 2, -1, 2).mean(axis=(1, 3)) for plane in (u, v))
+    if channels in ("i420", "yv12"):
+        halves = [u, v] if channels == "i420" else [v, u]
+        low = np.concatenate([half.reshape(-1) for half in halves]).reshape(height // 2, width)
+        return np.rint(np.concatenate([y, low])).astype(np.uint8)
     pair = np.stack([u, v] if channels == "nv12" else [v, u], axis=-1)
     return np.rint(np.concatenate([y, pair.reshape(height // 2, width)])).astype(np.uint8)
 
@@ -68,8 +73,14 @@ def halves(frame):
     return frame[:height], frame[height:]
 
 
+def planes(frame):
+    """Of i420 and yv12."""
+    luma, low = halves(frame)
+    return luma, *low.reshape(2, len(luma) // 2, -1)
+
+
 def test_the_order_of_u_and_v_or_of_y_is_that_of_the_name(path, frames):
-    for one, other in (("yuyv", "uyvy"), ("nv12", "nv21")):
+    for one, other in (("yuyv", "uyvy"), ("nv12", "nv21"), ("i420", "yv12")):
         want = FaceDetector(path, channels=one).detect(frames[one])
         assert len(want) > 1
         got = FaceDetector(path, channels=other).detect(frames[other])
@@ -85,6 +96,58 @@ def test_nv12_may_be_one_array_or_its_planes(path, frames):
     assert_array_equal(detector.detect((luma, chroma)).rows, want.rows)
     pairs = chroma.reshape(len(chroma), -1, 2)
     assert_array_equal(detector.detect([luma, pairs]).rows, want.rows)
+
+
+@pytest.mark.parametrize("channels", ["i420", "yv12"])
+def test_i420_may_be_one_array_or_its_planes(path, frames, channels):
+    detector, frame = FaceDetector(path, channels=channels), frames[channels]
+    want = detector.detect(frame)
+    assert_array_equal(detector.detect(planes(frame)).rows, want.rows)
+    wide = [np.pad(plane, ((0, 0), (3, 9)))[:, 3:-9] for plane in planes(frame)]
+    assert_array_equal(detector.detect(wide).rows, want.rows)
+
+
+def test_i420_has_the_very_faces_of_nv12(path, frames):
+    luma, u, v = planes(frames["i420"])
+    pairs = np.stack([u, v], axis=-1).reshape(len(u), -1)
+    want = FaceDetector(path, channels="nv12").detect((luma, pairs))
+    got = FaceDetector(path, channels="i420").detect(frames["i420"])
+    assert len(want) > 1
+    assert_array_equal(got.rows, want.rows)
+
+
+def test_i420_in_pairs_is_nv12(frames):
+    for channels in ("i420", "yv12"):
+        pairs = in_pairs(checked_frame(frames[channels], channels, None))
+        luma, chroma = halves(frames["nv12"])
+        assert pairs.channels == "nv12"
+        assert_array_equal(pairs.pixels, luma)
+        assert_array_equal(pairs.chroma, chroma)
+    other = checked_frame(frames["yuyv"], "yuyv", None)
+    assert in_pairs(other) is other
+
+
+@pytest.mark.parametrize("channels", ["i420", "yv12"])
+def test_the_backend_torch_finds_the_faces_of_nv12_in_other_planes(path, frames, channels):
+    pytest.importorskip("torch", reason="the backend torch needs PyTorch")
+    want = FaceDetector(path, channels="nv12", backend="torch").detect(frames["nv12"])
+    got = FaceDetector(path, channels=channels, backend="torch").detect(frames[channels])
+    assert len(want) > 1
+    assert_array_equal(got.rows, want.rows)
+
+
+@pytest.mark.parametrize("channels", ["i420", "yv12"])
+def test_one_array_of_three_planes_is_not_copied(frames, channels):
+    frame = frames[channels]
+    checked = checked_frame(frame, channels, None)
+    assert np.shares_memory(checked.pixels, frame)
+    assert np.shares_memory(checked.chroma, frame)
+
+
+def test_three_planes_in_rows_with_gaps_are_refused(path, frames):
+    wide = np.pad(frames["i420"], ((0, 0), (0, 6)))
+    with pytest.raises(ValueError, match="without gaps between its rows, for i420"):
+        FaceDetector(path, channels="i420").detect(wide[:, :-6])
 
 
 def test_a_buffer_with_longer_rows_is_a_view_away(path, frames):
@@ -104,6 +167,10 @@ def test_pixels_that_are_not_packed_are_copied(path, frames, channels, view):
         luma, chroma = halves(frame)
         frame = view(luma[:, :208]), view(chroma[:, :208])
         copy = tuple(map(np.ascontiguousarray, frame))
+    elif channels in ("i420", "yv12"):
+        luma, *low = planes(frame)
+        frame = view(luma[:, :208]), *(view(half[:, :104]) for half in low)
+        copy = tuple(map(np.ascontiguousarray, frame))
     else:
         frame = view(frame)[:, : frame.shape[1] // 4 * 2]
         copy = np.ascontiguousarray(frame)
@@ -117,6 +184,10 @@ def cropped(frame, channels, roi):
     x, y, width, height = roi
     if channels in ("yuyv", "uyvy"):
         return frame[y : y + height, x : x + width]
+    if channels in ("i420", "yv12"):
+        luma, *low = planes(frame)
+        part = np.s_[y // 2 : (y + height) // 2, x // 2 : (x + width) // 2]
+        return luma[y : y + height, x : x + width], *(half[part] for half in low)
     luma, chroma = halves(frame)
     low = chroma[y // 2 : (y + height) // 2, x : x + width]
     return luma[y : y + height, x : x + width], low
@@ -158,6 +229,11 @@ def test_a_region_may_begin_and_end_anywhere(path, frames, channels):
         ("nv12", (1, 6), r"\(0, 6\) and \(1, 6\)"),
         ("nv21", (0, 0), "the frame is 0x0"),
         ("nv12", (24,), "for nv12"),
+        ("i420", (7, 6), r"\(4, 6\) and \(3, 6\); expected"),
+        ("i420", (6, 5), "even H and W"),
+        ("yv12", (4, 6, 3), r"expected \(H, W\) and twice"),
+        ("i420", (0, 0), "the frame is 0x0"),
+        ("yv12", (24,), "for yv12"),
     ],
 )
 def test_a_frame_of_another_shape_is_refused(path, channels, shape, message):
@@ -178,8 +254,21 @@ def test_planes_that_do_not_fit_are_refused(path):
         detector.detect((luma, luma * 1.0))
 
 
+def test_three_planes_that_do_not_fit_are_refused(path):
+    detector = FaceDetector(path, channels="i420")
+    luma, half = np.zeros((4, 6), np.uint8), np.zeros((2, 3), np.uint8)
+    for low in ((half, luma), (luma, half), (half[:1], half[:1]), (half[0], half[0])):
+        with pytest.raises(ValueError, match=r"the frame's planes have shapes \(4, 6\)"):
+            detector.detect((luma, *low))
+    with pytest.raises(ValueError, match="even H and W"):
+        detector.detect((luma[:, :5], half[:, :2], half[:, :2]))
+    for frame in ((luma, half), (luma, half, None)):
+        with pytest.raises(TypeError, match="expected a NumPy array"):
+            detector.detect(frame)
+
+
 @needs_shared
-@pytest.mark.parametrize("channels", ["yuyv", "nv12"])
+@pytest.mark.parametrize("channels", ["yuyv", "nv12", "i420"])
 def test_the_faces_of_a_photograph_are_found_in_a_cameras_frame_of_it(channels):
     frame = photograph("17.jpg")
     model = SHARED / "weights" / "tmfile" / "rfb320.tmfile"

@@ -251,7 +251,7 @@ def test_the_frame_is_not_written_to():
 
 # --- Cameras' frames --------------------------------------------------------------------------------------
 
-CAMERA_CHANNELS = ("yuyv", "uyvy", "nv12", "nv21")
+CAMERA_CHANNELS = ("yuyv", "uyvy", "nv12", "nv21", "i420")
 CAMERA_SIZES = [
     ((2, 2), (1, 1)),
     ((2, 2), (7, 5)),
@@ -287,7 +287,8 @@ def planes(frame, channels):
     if channels in ("yuyv", "uyvy"):
         return frame, None
     height = len(frame) // 3 * 2
-    return frame[:height], frame[height:]
+    chroma = frame[height:]
+    return frame[:height], chroma.reshape(2, height // 2, -1) if channels == "i420" else chroma
 
 
 def run_camera(frame, channels, size, order="rgb", isa="", **changes):
@@ -310,7 +311,7 @@ def test_every_camera_frame_becomes_every_network_order_exactly(isa, channels, o
 
 
 @pytest.mark.parametrize(("size", "network"), CAMERA_SIZES)
-@pytest.mark.parametrize("channels", ["yuyv", "uyvy", "nv12"])
+@pytest.mark.parametrize("channels", ["yuyv", "uyvy", "nv12", "i420"])
 @pytest.mark.parametrize("isa", reference.ISAS)
 def test_camera_frames_of_every_size_are_resized_exactly(isa, channels, size, network):
     frame = camera_noise(size, channels)
@@ -426,6 +427,28 @@ def test_the_two_planes_may_lie_anywhere(channels):
 
 
 @pytest.mark.parametrize("isa", reference.ISAS)
+def test_u_and_v_with_a_plane_each_give_the_same_bytes_as_in_one(isa):
+    frame = camera_noise((42, 30), "i420")
+    luma, chroma = planes(frame, "i420")
+    pairs = np.stack(chroma, axis=-1).reshape(15, 42)
+    for network in ((24, 32), (7, 5), (80, 50)):
+        want = run_camera(np.concatenate([luma, pairs]), "nv12", network, isa=isa)
+        assert_array_equal(run_camera(frame, "i420", network, isa=isa), want)
+
+
+def test_the_three_planes_may_lie_anywhere():
+    frame = camera_noise((40, 30), "i420")
+    pixels, chroma = planes(frame, "i420")
+    wide = np.full((50, 64), 7, np.uint8)
+    wide[3:33, 1:41] = pixels
+    low = np.full((2, 20, 23), 9, np.uint8)[::-1, ::-1]  # V before U, and both from bottom to top
+    low[:, 2:17, 1:21] = chroma
+    spec = reference.core_spec(width=24, height=32, channels="rgb", mean=MEAN, scale=SCALE)
+    got = _core.preprocess(wide[3:33, 1:41], spec, "i420", chroma=low[:, 2:17, 1:21])
+    assert_array_equal(got, expected(frame, "i420", (24, 32)))
+
+
+@pytest.mark.parametrize("isa", reference.ISAS)
 def test_packed_rows_may_have_any_distance_and_address(isa):
     frame = camera_noise((40, 30), "yuyv")
     wide = np.zeros((30, 91), np.uint8)
@@ -453,6 +476,26 @@ def test_a_chroma_plane_that_does_not_fit_is_refused(luma, chroma):
     spec = reference.core_spec(width=8, height=8)
     with pytest.raises(ValueError, match="chroma plane does not fit"):
         _core.preprocess(np.zeros(luma, np.uint8), spec, "nv12", chroma=chroma)
+
+
+@pytest.mark.parametrize(
+    ("luma", "chroma"),
+    [
+        ((4, 6), None),
+        ((4, 6), (2, 6)),
+        ((4, 6), (2, 2, 6)),
+        ((4, 6), (2, 1, 3)),
+        ((4, 6), (1, 2, 3)),
+        ((4, 6), (3, 2, 3)),
+        ((5, 6), (2, 2, 3)),
+        ((4, 7), (2, 2, 3)),
+    ],
+)
+def test_two_chroma_planes_that_do_not_fit_are_refused(luma, chroma):
+    chroma = None if chroma is None else np.zeros(chroma, np.uint8)
+    spec = reference.core_spec(width=8, height=8)
+    with pytest.raises(ValueError, match="chroma plane does not fit"):
+        _core.preprocess(np.zeros(luma, np.uint8), spec, "i420", chroma=chroma)
 
 
 def test_an_odd_width_is_refused_where_two_pixels_share_their_colour():

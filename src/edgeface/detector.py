@@ -17,7 +17,7 @@ from .backends.target import Target
 from .cpu import affinity_cpus, check_affinity, default_num_threads, pinned
 from .errors import ModelError
 from .faces import Faces
-from .frames import CHANNELS, checked_frame, checked_roi
+from .frames import CHANNELS, checked_frame, checked_roi, in_pairs
 from .spec import MAX_SIZE, RESIZES
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class FaceDetector:
         levels: The strides of the levels of priors that run, as (16, 32), instead of all that `min_face`
             needs. Those give what they give in the whole network.
         channels: What frames are: "bgr", "rgb", "bgra", "rgba" or "gray"; "auto" takes two dimensions
-            as gray, three channels as BGR and four as BGRA. Of cameras "yuyv", "uyvy", "nv12" and
-            "nv21", taken as BT.601 in limited range, V4L2's default: Y, U and V are resized, and only
+            as gray, three channels as BGR and four as BGRA. Of cameras "yuyv", "uyvy", "nv12", "nv21", "i420"
+            and "yv12", taken as BT.601 in limited range, V4L2's default: Y, U and V are resized, and only
             what the network sees is converted. "mjpeg" are JPEG files in memory, decoded by OpenCV or
             Pillow, without a roi no larger than the network needs.
 
@@ -246,7 +246,7 @@ class FaceDetector:
 
     def detect(
         self,
-        frame: NDArray[np.uint8] | tuple[NDArray[np.uint8], NDArray[np.uint8]] | bytes | memoryview,
+        frame: NDArray[np.uint8] | tuple[NDArray[np.uint8], ...] | bytes | memoryview,
         *,
         roi: tuple[int, int, int, int] | None = None,
     ) -> Faces:
@@ -255,8 +255,10 @@ class FaceDetector:
         Args:
             frame: (H, W, 3) uint8 in BGR order, or as `channels` says: (H, W) gray, (H, W, 2) YUYV
                 and UYVY, (H * 3 / 2, W) NV12 and NV21 or the pair of their planes (H, W) and
-                (H / 2, W), a JPEG's bytes or an array of them. Rows may be any distance apart
-                without a copy; pixels that are not packed are copied.
+                (H / 2, W), the same array of I420 and YV12 without gaps between its rows or the three
+                planes (H, W) and twice (H / 2, W / 2), a JPEG's bytes or an array of them. Rows may be
+                any distance apart without a copy; pixels that are not packed are copied, and so are U and
+                V that come apart.
             roi: x, y, width, height in frame pixels: look only there. Boxes stay in frame pixels
                 and end at its edges.
 
@@ -315,7 +317,7 @@ class FaceDetector:
                 )
                 found = [rows]
             else:
-                found, spans = core.detect(frames, region)
+                found, spans = core.detect(list(map(in_pairs, frames)), region)
         decoding = sum(frame.milliseconds for frame in frames)
         preprocess, *rest = (span / len(frames) for span in (spans[0] + decoding, *spans[1:]))
         self._timings = Timings(preprocess, *rest)

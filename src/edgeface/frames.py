@@ -16,20 +16,25 @@ if TYPE_CHECKING:
     from .spec import InputSpec
 
 # What a frame may be; `auto` tells the first five apart by shape.
-CHANNELS = ("auto", "bgr", "rgb", "bgra", "rgba", "gray", "yuyv", "uyvy", "nv12", "nv21", "mjpeg")
+CHANNELS = (
+    *("auto", "bgr", "rgb", "bgra", "rgba", "gray"),
+    *("yuyv", "uyvy", "nv12", "nv21", "i420", "yv12", "mjpeg"),
+)
 # A frame beyond this (16384 x 16384) is a mistake; indices inside the core stay far from overflow.
 MAX_PIXELS = 1 << 28
 
 _PACKED = {"bgr": 3, "rgb": 3, "bgra": 4, "rgba": 4, "gray": 1, "yuyv": 2, "uyvy": 2}
 _TWO_PLANES = ("nv12", "nv21")
+_THREE_PLANES = ("i420", "yv12")
 
 
 class Frame(NamedTuple):
     """Views where pixels are packed, copies where not."""
 
     pixels: NDArray[np.uint8]
-    channels: str
-    chroma: NDArray[np.uint8] | None = None  # (H / 2, W): U and V of two by two pixels
+    channels: str  # as the core calls them: i420 of yv12, too
+    # Of two by two pixels: (H / 2, W) U and V in turns, or (2, H / 2, W / 2) U, then V.
+    chroma: NDArray[np.uint8] | None = None
     # How many pixels of what the caller sees lie along one of these, and what decoding took.
     reduction: tuple[float, float] = (1.0, 1.0)
     milliseconds: float = 0.0
@@ -49,6 +54,8 @@ def checked_frame(frame: object, channels: str, network: InputSpec | None) -> Fr
         return _jpeg(frame, network)
     if channels in _TWO_PLANES:
         return _two_planes(frame, channels)
+    if channels in _THREE_PLANES:
+        return _three_planes(frame, channels)
     pixels = _checked_pixels(frame)
     count = 1 if pixels.ndim == 2 else pixels.shape[2] if pixels.ndim == 3 else 0
     if channels == "auto":
@@ -82,6 +89,39 @@ def _two_planes(frame: object, channels: str) -> Frame:
         )
     _check_size(pixels)
     return Frame(_in_rows(pixels), channels, _in_rows(chroma))
+
+
+def _three_planes(frame: object, channels: str) -> Frame:
+    if isinstance(frame, (tuple, list)) and len(frame) == 3:
+        pixels, *halves = map(_checked_pixels, frame)
+        chroma = halves[1][None]
+        if halves[0].shape == halves[1].shape:
+            chroma = np.ascontiguousarray(np.stack(halves))
+    else:
+        whole = _checked_pixels(frame)
+        height = whole.shape[0] // 3 * 2 if whole.ndim == 2 else 0
+        pixels, chroma = whole[:height], whole[height:]
+        # Two rows of U lie in one of the array: of an array cut out of a wider one they would not be all there.
+        if chroma.flags.c_contiguous and chroma.size * 2 == pixels.size and whole.shape[1] % 2 == 0:
+            chroma = chroma.reshape(2, height // 2, whole.shape[1] // 2)
+    even = pixels.ndim == 2 and all(length % 2 == 0 for length in pixels.shape)
+    if not even or chroma.shape != (2, pixels.shape[0] // 2, pixels.shape[1] // 2):
+        raise ValueError(
+            f"the frame's planes have shapes {pixels.shape} and {chroma.shape}; expected (H, W) and twice "
+            f"(H / 2, W / 2), or one array of (H * 3 / 2, W) without gaps between its rows, for {channels}, with "
+            "even H and W"
+        )
+    _check_size(pixels)
+    ordered = chroma if channels == "i420" else chroma[::-1]
+    return Frame(_in_rows(pixels), "i420", ordered)
+
+
+def in_pairs(frame: Frame) -> Frame:
+    """A frame of i420 as one of nv12, of which a network sees the same bytes; others as they are."""
+    if frame.channels != "i420" or frame.chroma is None:
+        return frame
+    pairs = np.stack(list(frame.chroma), axis=-1)
+    return frame._replace(channels="nv12", chroma=pairs.reshape(len(pairs), -1))
 
 
 def _jpeg(frame: object, network: InputSpec | None) -> Frame:

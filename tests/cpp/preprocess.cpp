@@ -31,7 +31,7 @@ Case make_case(std::mt19937& random) {
     const auto from = [&](int low, int high) { return low + static_cast<int>(random() % (high - low + 1U)); };
     Case made;
     made.from = {from(1, 70), from(1, 70)};
-    made.channels = static_cast<Channels>(from(0, 8));
+    made.channels = static_cast<Channels>(from(0, 9));
     if (is_yuv(made.channels)) {
         made.second_x = from(0, 1);
         made.second_y = from(0, 1);
@@ -89,8 +89,10 @@ bool is_like_scalar(const Case& made, const PreprocessKernels& kernels) {
     std::mt19937 random(7);
     for (std::uint8_t& pixel : pixels) pixel = static_cast<std::uint8_t>(random());
     for (std::uint8_t& value : chroma) value = static_cast<std::uint8_t>(random());
-    Frame frame{pixels.data(), made.from,     stride,        made.channels, chroma.data(),
-                2 * columns,   made.second_x, made.second_y, {1, 1}};
+    const int step = chroma_step(made.channels);
+    const std::ptrdiff_t v_offset = step == 1 ? columns * rows : 0;
+    Frame frame{pixels.data(),  made.from, stride,        made.channels, chroma.data(),
+                step * columns, v_offset,  made.second_x, made.second_y, {1, 1}};
     if (made.upside_down) {
         frame.pixels += stride * (made.from.height - 1);
         frame.row_stride = -stride;

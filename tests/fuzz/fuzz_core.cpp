@@ -97,7 +97,7 @@ class Picture {
     explicit Picture(Input& in) {
         frame_.channels =
             in.one_of({Channels::bgr, Channels::rgb, Channels::bgra, Channels::rgba, Channels::gray,
-                       Channels::yuyv, Channels::uyvy, Channels::nv12, Channels::nv21});
+                       Channels::yuyv, Channels::uyvy, Channels::nv12, Channels::nv21, Channels::i420});
         const int bytes = bytes_per_pixel(frame_.channels);
         if (in.byte() % 8 == 0) {
             huge(in, bytes);
@@ -129,14 +129,20 @@ class Picture {
     }
 
     void add_chroma(Input& in) {
-        const int stride = frame_.size.width + in.one_of({0, 1, 7, 64});
+        const int across = frame_.size.width / 2 * chroma_step(frame_.channels);
+        const int stride = across + in.one_of({0, 1, 7, 64});
         const int rows = frame_.size.height / 2;
-        chroma_.resize(static_cast<std::size_t>(stride) * static_cast<std::size_t>(rows - 1) +
-                       static_cast<std::size_t>(frame_.size.width));
+        const int last = stride * (rows - 1);
+        const int planes = chroma_step(frame_.channels) == 1 ? 2 : 1;
+        chroma_.resize(static_cast<std::size_t>(planes * (last + across)));
         for (std::uint8_t& value : chroma_) value = in.byte();
         const bool upside_down = in.flag();
         frame_.chroma_stride = upside_down ? -stride : stride;
-        frame_.chroma = chroma_.data() + (upside_down ? static_cast<std::ptrdiff_t>(stride) * (rows - 1) : 0);
+        frame_.chroma = chroma_.data() + (upside_down ? last : 0);
+        if (planes == 1) return;
+        const bool v_first = in.flag();
+        frame_.v_offset = v_first ? -(last + across) : last + across;
+        if (v_first) frame_.chroma -= frame_.v_offset;
     }
 
     void huge(Input& in, int bytes) {
