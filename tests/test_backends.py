@@ -15,6 +15,11 @@ from edgeface.backends import native, onnxruntime, tengine, torch
 from edgeface.backends.target import Target
 from edgeface.graph import Conv, Graph, Node, Tensor
 
+try:
+    import onnxruntime as runtime
+except ImportError:
+    runtime = None
+
 WIDTH, HEIGHT = 32, 24
 # 4 x 3 cells of 8 pixels, one prior each.
 COUNT = 12
@@ -371,6 +376,87 @@ def test_another_device_is_refused_by_what_runs_on_the_cpu_alone():
         assert said in str(failed.value)
     with pytest.raises(BackendError, match="not on cpu in half precision"):
         backends.open_backend(graph_for_all(), "native", 1, Target(half=True))
+
+
+@pytest.mark.parametrize("target", [Target("xpu"), Target("cuda", half=True), Target(half=True)])
+def test_onnxruntime_says_what_it_runs_on(target):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(BackendError, match=f"cpu or cuda in float32, not on {target}"):
+        backends.open_backend(graph_for_all(), "onnxruntime", 1, target)
+
+
+def cuda_of_onnxruntime(monkeypatch, *, works):
+    """A build for a GPU, as far as it can be told from outside; the providers that it is asked for."""
+    pytest.importorskip("onnxruntime")
+    asked = []
+
+    class Session:
+        def __init__(self, model, options, providers):
+            asked.append(providers)
+            self.session = opened(model, options, providers=["CPUExecutionProvider"])
+            self.io_binding, self.run_with_iobinding = (
+                self.session.io_binding,
+                self.session.run_with_iobinding,
+            )
+
+        def get_providers(self):
+            return [name for name in (onnxruntime.CUDA, onnxruntime.CPU) if works or "CPU" in name]
+
+    opened = runtime.InferenceSession
+    monkeypatch.setattr(runtime, "InferenceSession", Session)
+    available = [onnxruntime.CUDA, onnxruntime.CPU]
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: available)
+    return asked
+
+
+def test_onnxruntime_asks_for_cuda_only_where_it_is_told_to(monkeypatch):
+    asked = cuda_of_onnxruntime(monkeypatch, works=True)
+    for target in (Target(), Target("cuda"), Target("cuda:3")):
+        runner, choice = backends.open_backend(graph_for_all(), "onnxruntime", 1, target)
+        assert str(choice) == "onnxruntime"
+        runner.run()
+    assert asked == [
+        ["CPUExecutionProvider"],
+        [("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0}), "CPUExecutionProvider"],
+        [("CUDAExecutionProvider", {"device_id": 3, "use_tf32": 0}), "CPUExecutionProvider"],
+    ]
+    quantized = reference.quantize(graph_for_all(), "int8")
+    with pytest.raises(BackendError, match="runs float32 networks; this one is quantised"):
+        backends.open_backend(quantized, "onnxruntime", 1, Target("cuda"))
+
+
+def test_onnxruntime_never_falls_back_to_the_cpu(monkeypatch):
+    cuda_of_onnxruntime(monkeypatch, works=False)
+    with pytest.raises(BackendError, match="could not use its CUDAExecutionProvider"):
+        backends.open_backend(graph_for_all(), "onnxruntime", 1, Target("cuda"))
+
+
+def test_onnxruntime_without_cuda_says_which_package_has_it(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider .*onnxruntime-gpu"):
+        backends.open_backend(graph_for_all(), "onnxruntime", 1, Target("cuda"))
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in getattr(runtime, "get_available_providers", list)(),
+    reason="there is no onnxruntime with CUDA here",
+)
+def test_onnxruntime_finds_the_same_on_cuda():
+    graph = graph_for_all()
+    images = np.random.default_rng(0).normal(size=graph.tensors[graph.input].shape)
+    want, got = (
+        _outputs(backends.open_backend(graph, "onnxruntime", 1, target)[0], graph, images)
+        for target in (Target(), Target("cuda"))
+    )
+    for name in graph.outputs:
+        assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5)
+
+
+def _outputs(runner, graph, image):
+    runner.input()[:] = image
+    runner.run()
+    return {name: np.array(runner.output(name)) for name in graph.outputs}
 
 
 def test_torch_says_how_to_install_it(monkeypatch):

@@ -19,13 +19,18 @@ from ..errors import BackendError, ModelError
 from ..formats import onnx
 from ..graph import Quantization
 from . import probe
+from .target import CPU as TARGET_CPU
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ..graph import Graph
+    from .target import Target
 
 NAME = "onnxruntime"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def unavailable() -> str | None:
@@ -38,11 +43,44 @@ def unavailable() -> str | None:
     return None if reason is None else f"importing onnxruntime {reason}"
 
 
+def about() -> str:
+    """The version, and whether it is a build for a GPU."""
+    import onnxruntime
+
+    has_cuda = CUDA in onnxruntime.get_available_providers()
+    return f"{onnxruntime.__version__}, CUDA: {'in this build' if has_cuda else 'no'}"
+
+
 def open_graph(graph: Graph, num_threads: int) -> Session:
+    return open_on(graph, num_threads, TARGET_CPU)
+
+
+def open_on(graph: Graph, num_threads: int, target: Target) -> Session:
+    """On the CPU or a CUDA device, whose provider has to be there: it never falls back."""
+    providers = _providers(graph, target)
     try:
-        return Session(graph, onnx.write(_unsigned(graph)), num_threads)
+        return Session(graph, onnx.write(_unsigned(graph)), num_threads, providers)
     except ModelError as error:
         raise BackendError(str(error)) from None
+
+
+def _providers(graph: Graph, target: Target) -> Sequence[Any]:
+    if target == TARGET_CPU:
+        return [CPU]
+    kind, _, number = target.device.partition(":")
+    if target.half or kind != "cuda":
+        raise BackendError(f"it runs on cpu or cuda in float32, not on {target}")
+    if graph.is_quantized:
+        raise BackendError("its CUDA provider runs float32 networks; this one is quantised")
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers():
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} here has no {CUDA} "
+            "(onnxruntime-gpu has: pip uninstall onnxruntime, pip install onnxruntime-gpu)"
+        )
+    # TF32, its default, rounds to 10 bits: other faces than everywhere else.
+    return [(CUDA, {"device_id": int(number or 0), "use_tf32": 0}), CPU]
 
 
 def _unsigned(graph: Graph) -> Graph:
@@ -78,7 +116,9 @@ def _saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 class Session:
     """Input and outputs stay in the same arrays, so that a run copies and allocates nothing of ours."""
 
-    def __init__(self, graph: Graph, model: bytes, num_threads: int) -> None:
+    def __init__(
+        self, graph: Graph, model: bytes, num_threads: int, providers: Sequence[Any]
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -90,11 +130,12 @@ class Session:
         if graph.is_quantized and _saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(model, options, providers=list(providers))
         except Exception as error:  # noqa: BLE001 - it raises classes of its own, and any of them
             raise BackendError(f"onnxruntime refused the network: {error}") from None
+        if len(providers) > 1 and CUDA not in self._session.get_providers():
+            # It writes why to stderr and goes on without: a library of CUDA that is missing, say.
+            raise BackendError(f"onnxruntime could not use its {CUDA}; it says why on stderr")
         self._input = np.zeros(graph.tensors[graph.input].shape, np.float32)
         self._outputs = {
             name: np.zeros(graph.tensors[name].shape, np.float32) for name in graph.outputs
