@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import reference
-from edgeface import BackendError, FaceDetector, _core, backends, detector, model
+from edgeface import BackendError, FaceDetector, _core, backends, detector, doctor, model
 from edgeface import spec as specs
 from edgeface.backends.target import Target
 from edgeface.bench import iou
@@ -16,7 +17,7 @@ from edgeface.formats import onnx
 from edgeface.graph import Reshape
 from reference import SHARED, Builder, needs_shared, photograph, picture, run_graph
 from test_camera import camera_frame
-from test_native import CONVOLUTIONS, SHARING, image_for
+from test_native import CONVOLUTIONS, SHARING, image_for, pyramid
 from test_nms import candidates
 from test_preprocess import FRAME_CHANNELS, ORDERS, SIZES, VIEWS, noise
 
@@ -24,6 +25,7 @@ torch = pytest.importorskip("torch", reason="the backend torch needs PyTorch")
 
 from edgeface.backends.torch import nms
 from edgeface.backends.torch.decode import Decoder
+from edgeface.backends.torch.network import Network
 from edgeface.backends.torch.preprocess import Preprocess, cut, upload
 
 CPU = torch.device("cpu")
@@ -236,7 +238,7 @@ def test_a_network_gives_for_many_images_what_it_gives_for_each(graph, device):
 def test_quantised_networks_are_refused_with_who_runs_them():
     graph = reference.quantize(reference.detector_graph(), "int8")
     with pytest.raises(
-        BackendError, match=r"this one is int8 \(native, tengine and onnxruntime run those\)"
+        BackendError, match=r"this one is quantised \(native, tengine and onnxruntime run those\)"
     ):
         backends.open_backend(graph, "torch", 1)
 
@@ -518,6 +520,40 @@ def test_a_head_of_another_size_is_a_model_error(tmp_path):
 # --- Devices -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def imaginary():
+    """A device that computes nothing, but refuses what mixes its tensors with a CPU's, as a GPU does."""
+    setup = getattr(
+        torch.utils.backend_registration, "_setup_privateuseone_for_python_backend", None
+    )
+    if setup is None:
+        pytest.skip("this release of PyTorch has no devices for tests")
+    if torch._C._get_privateuse1_backend_name() == "privateuseone":
+        setup("npy")
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
+        yield torch.device("npy")
+
+
+@pytest.mark.parametrize("channels", ["bgr", "gray", "yuyv", "nv12"])
+def test_nothing_on_a_device_meets_what_is_not_there(imaginary, channels):
+    graph = reference.detector_graph(landmarks=True)
+    b = Builder(3, 64, 96)
+    last, others = pyramid(b)
+    spec = reference.detector_spec(graph)
+    frame = np.zeros((70, 90, 2) if channels == "yuyv" else (70, 90, 3), np.uint8)
+    chroma = np.zeros((35, 90), np.uint8) if channels == "nv12" else None
+    frame = frame[..., 0] if channels in ("gray", "nv12") else frame
+    views = [cut(frame, channels, (3, 5, 40, 30), chroma)] * 2
+    images = Preprocess(views[0], spec.input, imaginary)(upload(views, imaginary))
+    for dtype in (torch.float32, torch.float16):
+        Network(b.graph(last, *others), imaginary, dtype)(images)
+        heads = Network(graph, imaginary, dtype)(images)
+        assert {head.dtype for head in heads.values()} == {torch.float32}
+        found = Decoder(spec, imaginary)(heads, (1.0, 1.0), 20)
+        kept, certain = nms.hard(found.rows[..., :4], found.valid, 0.3, 8)
+        assert {kept.device.type, certain.device.type, found.count.device.type} == {"npy"}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_without_cuda_the_error_says_so(path):
     with pytest.raises(BackendError, match=r"torch \S+ cannot use the device 'cuda': .*CUDA"):
@@ -533,3 +569,36 @@ def test_devices_that_cannot_compute_are_refused(path, name):
 def test_auto_takes_it_for_half_precision_and_not_for_float32_on_a_cpu(path):
     assert str(FaceDetector(path).backend) == "native"
     assert str(FaceDetector(path, half=True).backend) == "torch"
+
+
+# --- The command line ------------------------------------------------------------------------------------
+
+
+def test_commands_take_the_backend_and_half_precision(path, tmp_path, run_edgeface):
+    cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    image = tmp_path / "one.png"
+    image.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    options = ["--model", path, "--num-threads", 1, "--json"]
+    status, out, _ = run_edgeface("detect", image, "--backend", "torch", "--half", *options)
+    assert status == 0
+    assert '"faces"' in out
+
+
+def test_info_and_doctor_say_what_torch_is_here(path, run_edgeface):
+    _, out, _ = run_edgeface("info", path)
+    lines = dict(line.split(maxsplit=2)[1:] for line in out.splitlines() if "backend " in line)
+    assert lines["torch"] == (
+        "runs it, but only when asked for by name: auto takes it for a GPU or half precision alone"
+    )
+    answer = doctor._backends()["torch"]
+    assert answer.startswith(f"ok, {torch.__version__}, CUDA: ")
+    assert answer.endswith("no") != torch.cuda.is_available()
+
+
+def test_bench_times_those_that_run_on_the_device(path, run_edgeface):
+    _, out, _ = run_edgeface("bench", path, "--backend", "all", "--half", "--frames", 1, "--json")
+    found = json.loads(out)
+    assert [row["backend"] for row in found["backends"]] == ["torch"]
+    assert found["skipped"]["native"] == (
+        "it runs on cpu in float32 alone, not on cpu in half precision"
+    )

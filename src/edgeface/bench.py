@@ -14,6 +14,7 @@ import numpy as np
 
 from . import model
 from .backends import supporting
+from .backends.target import CPU
 from .cpu import default_num_threads
 from .frames import MAX_PIXELS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .backends.target import Target
     from .detector import FaceDetector
     from .faces import Face, Faces
 
@@ -63,9 +65,9 @@ class Conditions:
     load: float | None  # the average of the last minute
 
 
-def able_backends(path: Path) -> tuple[list[str], dict[str, str]]:
-    """The backends that run a model file, and why each other one does not."""
-    supports = supporting(model.read_graph(path)[1])
+def able_backends(path: Path, target: Target = CPU) -> tuple[list[str], dict[str, str]]:
+    """The backends that run a model file on a device, and why each other one does not."""
+    supports = supporting(model.read_graph(path)[1], target)
     refused = {s.backend: s.refusal for s in supports if s.refusal is not None}
     return [s.backend for s in supports if s.refusal is None], refused
 

@@ -25,7 +25,7 @@ from .graph import Conv, Graph, Node, Quantization, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PACKAGES = ("numpy", "onnxruntime", "opencv", "tqdm", "scikit-image")
+PACKAGES = ("numpy", "onnxruntime", "torch", "opencv", "tqdm", "scikit-image")
 # OpenCV comes in several packages of the same module.
 _OPENCV = tuple(
     f"opencv-{kind}python{end}" for kind in ("", "contrib-") for end in ("-headless", "")
@@ -386,13 +386,16 @@ class _Sequence:
 
 
 def _backends() -> dict[str, str]:
-    """For each "ok" or why it cannot be used here."""
+    """For each "ok", with what is to be known of it, or why it cannot be used here."""
     return {name: _backend_answer(name) for name in BACKENDS}
 
 
 def _backend_answer(name: str) -> str:
+    module = BACKENDS[name]
     try:
-        return BACKENDS[name].unavailable() or "ok"
+        reason = module.unavailable()
+        about = getattr(module, "about", None)
+        return reason or ("ok" if about is None else f"ok, {about()}")
     except Exception as error:  # noqa: BLE001 - as above
         return f"{type(error).__name__}: {error}"
 

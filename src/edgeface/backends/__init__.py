@@ -55,6 +55,8 @@ class BackendModule(Protocol):
 
 # In the order in which `auto` tries them; plug-ins follow by name.
 _BUILT_IN: tuple[BackendModule, ...] = (native, tengine, torch, onnxruntime)
+# Others are faster there, and importing PyTorch takes seconds.
+_NOT_FOR_CPU = "auto takes it for a GPU or half precision alone"
 _WORDS = ("auto", "all")  # what else the option --backend takes
 
 
@@ -127,8 +129,7 @@ def open_backend(
             if doubt is not None and len(candidates) > 1:
                 raise BackendError(f"{doubt} (it runs when asked for by name)")
             if name == torch.NAME and target == CPU and len(candidates) > 1:
-                # Others are faster there, and importing it takes seconds.
-                raise BackendError("auto takes it for a GPU or half precision alone")
+                raise BackendError(_NOT_FOR_CPU)
             backend = _open(name, graph, num_threads, target)
         except BackendError as error:
             refused[name] = str(error)
@@ -143,9 +144,9 @@ def open_backend(
     raise BackendError(f"the network cannot be run. {reasons}")
 
 
-def supporting(graph: Graph) -> tuple[Support, ...]:
+def supporting(graph: Graph, target: Target = CPU) -> tuple[Support, ...]:
     """Every backend, in the order in which `auto` tries them."""
-    return tuple(_support(name, graph) for name in BACKENDS)
+    return tuple(_support(name, graph, target) for name in BACKENDS)
 
 
 def _candidates(wanted: str) -> list[str]:
@@ -156,10 +157,11 @@ def _candidates(wanted: str) -> list[str]:
     return list(BACKENDS) if wanted == "auto" else [wanted]
 
 
-def _support(name: str, graph: Graph) -> Support:
+def _support(name: str, graph: Graph, target: Target) -> Support:
     try:
-        isa = _isa(_open(name, graph, 1, CPU))
-        return Support(name, None, isa, _discouraged(name, graph))
+        isa = _isa(_open(name, graph, 1, target))
+        doubt = _NOT_FOR_CPU if name == torch.NAME and target == CPU else None
+        return Support(name, None, isa, _discouraged(name, graph) or doubt)
     except BackendError as error:
         return Support(name, str(error), None)
 

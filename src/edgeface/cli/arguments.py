@@ -26,6 +26,8 @@ EXAMPLE_FRAME = (640, 480)
 API_OPTIONS = frozenset(
     {
         "spec",
+        "device",
+        "half",
         "num_threads",
         "affinity",
         "input_size",
@@ -109,6 +111,14 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--nms", choices=NMS, help="how such boxes are merged (default: hard)")
     parser.add_argument("--max-faces", type=int, metavar="N", help="best first (default: 750)")
     add_levels(parser, "the smallest face wanted, in frame pixels; levels without use do not run")
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or cuda:1, for torch and onnxruntime (default: cpu)",
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="compute in 16-bit floats, which torch does"
+    )
     parser.add_argument(
         "--num-threads",
         type=int,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, media
 from .. import bench as timing
+from ..backends.target import CPU, Target
 from ..detector import FaceDetector
 from .arguments import (
     EXAMPLE_FRAME,
@@ -67,7 +68,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     options = given_options(arguments)
     frame, frame_text = _frame(arguments)
-    names, skipped = _backends(arguments.backend or ["auto"], arguments.model)
+    target = Target(options.get("device", CPU.device), options.get("half", CPU.half))
+    names, skipped = _backends(arguments.backend or ["auto"], arguments.model, target)
     with contextlib.ExitStack() as stack:
         detectors = [
             stack.enter_context(FaceDetector(arguments.model, backend=name, **options))
@@ -130,11 +132,13 @@ def _frame(arguments: argparse.Namespace) -> tuple[NDArray[np.uint8], str]:
     return frame, f"{size_text(width, height)} {arguments.image}"
 
 
-def _backends(wanted: Sequence[str], path: Path) -> tuple[list[str], dict[str, str]]:
+def _backends(
+    wanted: Sequence[str], path: Path, target: Target
+) -> tuple[list[str], dict[str, str]]:
     """The backends to time, each once, and why those of `all` that are left out are."""
     if "all" not in wanted:
         return list(dict.fromkeys(wanted)), {}
-    names, skipped = timing.able_backends(path)
+    names, skipped = timing.able_backends(path, target)
     # With none left, opening `auto` gives the error that says why.
     return names or ["auto"], skipped
 

@@ -39,7 +39,7 @@ class Decoder:
         priors = torch.from_numpy(_core.make_priors(core_spec(spec))).to(device)
         self._centres, self._sizes = priors[:, :2], priors[:, 2:]
         size = (spec.input.width, spec.input.height)
-        self._input = torch.tensor(size, dtype=torch.float32, device=device)
+        self._input = torch.tensor(size, dtype=torch.float32).to(device)
         # The earlier prior has the larger number.
         self._ranks = torch.arange(len(priors) - 1, -1, -1, device=device)
 

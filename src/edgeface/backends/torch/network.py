@@ -42,7 +42,7 @@ class Network:
         self._graph = graph
         self._device = device
         self._constants = {
-            tensor.name: torch.tensor(np.array(tensor.data), device=device)
+            tensor.name: torch.from_numpy(np.array(tensor.data)).to(device)
             for tensor in graph.constants
         }
         for name in _weights(graph):
@@ -81,7 +81,7 @@ def _check(graph: Graph) -> None:
     other = [str(t.dtype) for t in graph.tensors.values() if t.dtype != FLOAT32]
     if graph.is_quantized or other:
         raise BackendError(
-            f"it runs float32 networks; this one is {other[0] if other else 'quantised'} "
+            f"it runs float32 networks; this one is {'quantised' if graph.is_quantized else other[0]} "
             "(native, tengine and onnxruntime run those)"
         )
     made = {node.output for node in graph.nodes}

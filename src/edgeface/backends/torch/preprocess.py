@@ -212,11 +212,11 @@ class Preprocess:
         self._planes = _planes(view, spec.channels, self._size, device)
         self._is_yuv = view.channels in _PACKED_YUV or view.channels in _TWO_PLANES
         self._mean, self._scale = (
-            torch.tensor(values, dtype=torch.float32, device=device)
+            torch.tensor(values, dtype=torch.float32).to(device)
             for values in (spec.mean, spec.scale)
         )
-        self._middles = torch.tensor(_MIDDLES, dtype=torch.int32, device=device)
-        self._to_rgb = torch.tensor(_TO_RGB, dtype=torch.int32, device=device)
+        self._middles = torch.tensor(_MIDDLES, dtype=torch.int32).to(device)
+        self._to_rgb = torch.tensor(_TO_RGB, dtype=torch.int32).to(device)
         # Network input pixels -> frame pixels, along x and y.
         size, to = np.array([view.size, self._size], np.float32)
         self.scale: NDArray[np.float32] = size / to
