@@ -136,6 +136,35 @@ def test_options_of_the_detector_are_used(run, little, data, tmp_path, name):
     assert model["protocol"].startswith("letterbox; ")
 
 
+def test_input_may_follow_each_frame(run, little, data, tmp_path):
+    out = tmp_path / "out.json"
+    arguments = ["--size", "frame", "--max-side", "64", "--json", out, "--plots", tmp_path]
+    status, text, _ = run(little(), "--data", data, "--backend", "native", *arguments)
+    assert status == 0
+    (model,) = json.loads(out.read_text(encoding="utf-8"))["models"]
+    assert model["input_size"] is None
+    assert model["resize"] == "letterbox, input as the frame, up to 64"
+    assert "little.onnx  frame's  letterbox, input as the frame, up to 64  native" in text
+
+
+def test_levels_and_the_smallest_face_are_used_and_told(run, little, data, tmp_path):
+    def found(*arguments):
+        out = tmp_path / "out.json"
+        status, text, _ = run(little(), "--data", data, "--json", out, *arguments)
+        assert status == 0
+        (model,) = json.loads(out.read_text(encoding="utf-8"))["models"]
+        assert f"protocol: {model['resize']}; " in text
+        return model
+
+    whole, finest = found(), found("--levels", "8")
+    assert whole["resize"] == "stretch"
+    assert finest["resize"] == "stretch, levels 8"
+    assert finest["subsets"] != whole["subsets"]
+    largest = found("--min-face", "70.5")
+    assert largest["resize"] == "stretch, faces from 70.5 pixels"
+    assert largest["subsets"]["hard"]["ap"] < whole["subsets"]["hard"]["ap"]
+
+
 def test_landmarks_have_a_table_when_the_model_and_the_truth_have_some(run, little, tmp_path):
     graph = detector_graph(landmarks=True)
     path = little("marks.onnx", graph, detector_spec(graph, score_threshold=0.3))

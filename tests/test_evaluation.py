@@ -13,7 +13,11 @@ import evaluation_reference as reference
 from edgeface import Faces, evaluation
 from edgeface.errors import DataError
 from edgeface.evaluation import Candidate, Found, Scene, Truth, gallery, precision
-from reference import SHARED, needs_shared
+from edgeface.fitting import followed
+from edgeface.formats import onnx
+from edgeface.model import METADATA_KEY
+from edgeface.spec import to_json
+from reference import SHARED, detector_graph, detector_spec, needs_shared
 
 cv2 = pytest.importorskip("cv2", reason="opencv is not installed")
 
@@ -50,6 +54,21 @@ def scene(faces, *, counts=None, name="a.png", landmarks=None, **subsets):
 
 def candidate(*, size=(100, 100), resize="stretch", threshold=0.5):
     return Candidate("model", lambda frame: frame, size, resize, "none", threshold)
+
+
+def test_scale_of_an_input_that_follows_frames_is_that_of_each_frame(tmp_path):
+    path = tmp_path / "little.onnx"
+    graph = detector_graph()
+    path.write_bytes(onnx.write(graph, {METADATA_KEY: to_json(detector_spec(graph))}))
+    options = {"backend": "native", "input_size": "frame", "max_side": 100}
+    model = evaluation.open_model(path, **options)
+    assert model.input_size is None
+    # The longer side becomes 100 or, in the end, as much more as the input is rounded up by.
+    for width, height in ((100, 50), (400, 300), (300, 400)):
+        wide, high = followed((width, height), 100, 64)
+        assert model.scale((width, height)) == min(wide / width, high / height) >= 100 / 400
+    stretched = evaluation.open_model(path, resize="stretch", **options)
+    assert stretched.scale((400, 300)) == 128 / 300
 
 
 def assess(scenes, rows, convention=evaluation.EXACT, *, sizes=None, **options):

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, bench, evaluation, media
 from ..evaluation import figures, gallery, plots
+from ..fitting import FRAME, MAX_SIDE
 from ..spec import RESIZES
 from .arguments import (
     add_command,
+    add_levels,
     add_spec_and_size,
     backend_parser,
     given_options,
     parse_count,
-    parse_size,
+    parse_input_size,
 )
 from .console import Console
-from .tables import print_table, size_text
+from .tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,9 +57,17 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, "eval", run, backend, text=text, epilog=EPILOG)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--data", required=True, type=Path, help="annotated images; see below")
-    add_spec_and_size(parser)
-    parser.add_argument("--size", type=parse_size, dest="input_size", **_OTHER_NAME)
+    add_spec_and_size(parser, follows=True)
+    parser.add_argument("--size", type=parse_input_size, dest="input_size", **_OTHER_NAME)
+    parser.add_argument(
+        "--max-side",
+        type=parse_count,
+        metavar="PIXELS",
+        **_OPTION,
+        help=f"with --input-size {FRAME}, shrink longer frames to this (default: {MAX_SIDE})",
+    )
     parser.add_argument("--resize", choices=RESIZES, **_OPTION, help="default: each spec's")
+    add_levels(parser, "as of detect: smaller faces are not looked for, so that AP of all suffers")
     parser.add_argument(
         "--num-threads",
         type=parse_count,
@@ -184,7 +194,7 @@ def _ap_rows(truth: Truth, models: Sequence[Figures]) -> Iterator[tuple[str, ...
     yield "model", "input", "resize", "backend", *truth.subsets
     for model in models:
         aps = (_ap_text(subset.ap) for subset in model.subsets.values())
-        yield model.name, size_text(*model.input_size), model.resize, model.backend, *aps
+        yield model.name, model.input_text, model.resize, model.backend, *aps
 
 
 def _height_rows(models: Sequence[Figures], unit: str) -> Iterator[tuple[str, ...]]:

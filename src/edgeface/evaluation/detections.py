@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import model
+from .. import fitting, model
 from ..detector import FaceDetector
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,15 +31,22 @@ class Candidate:
 
     name: str
     detect: Callable[[NDArray[np.uint8]], Faces]  # of a BGR frame, best score first
-    input_size: tuple[int, int]
-    resize: str  # stretch or letterbox, or more words
+    input_size: tuple[int, int] | None  # None: it follows each frame
+    resize: str  # begins with stretch or letterbox, and may have more words
     backend: str
     score_threshold: float  # its own: from where on its users see a face
+    follow: Callable[[tuple[int, int]], tuple[int, int]] | None = (
+        None  # a frame's size -> its input's
+    )
 
     def scale(self, frame_size: tuple[int, int]) -> float:
         """Input pixels a frame pixel, along the height."""
-        across, down = (i / f for i, f in zip(self.input_size, frame_size))
-        return min(across, down) if self.resize == "letterbox" else down
+        size = self.input_size
+        if size is None:
+            assert self.follow is not None
+            size = self.follow(frame_size)
+        across, down = (i / f for i, f in zip(size, frame_size))
+        return min(across, down) if self.resize.startswith("letterbox") else down
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +58,13 @@ class Found:
 
 
 def open_model(path: str | os.PathLike[str], name: str = "", **options: Any) -> Candidate:
-    """A model file with a detector's options `spec`, `backend`, `num_threads`, `input_size` and `resize`.
+    """A model file with a detector's options.
+
+    Args:
+        path: As FaceDetector's.
+        name: What figures call it; by default its path.
+        options: FaceDetector's, but for those that the protocol sets: thresholds and counts. `input_size`,
+            `max_side`, `min_face` and `levels` are told with the figures.
 
     Raises:
         ModelError, BackendError, ValueError, FileNotFoundError: As FaceDetector.
@@ -64,15 +78,30 @@ def open_model(path: str | os.PathLike[str], name: str = "", **options: Any) -> 
         pre_nms_top_k=2**31 - 1,
         **options,
     )
-    used = detector.spec.input
+    used, own = detector.spec.input, model.load(path, options.get("spec")).spec
+    follow = None
+    if options.get("input_size") == fitting.FRAME:
+        side, stride = options.get("max_side", fitting.MAX_SIDE), max(own.priors.strides)
+        follow = functools.partial(fitting.followed, max_side=side, stride=stride)
     return Candidate(
         name or str(path),
         detector.detect,
-        (used.width, used.height),
-        used.resize,
+        (used.width, used.height) if follow is None else None,
+        ", ".join([used.resize, *_words(options)]),
         str(detector.backend),
-        model.load(path, options.get("spec")).spec.score_threshold,
+        own.score_threshold,
+        follow,
     )
+
+
+def _words(options: Mapping[str, Any]) -> Iterator[str]:
+    """What else decides which faces are found at all."""
+    if options.get("input_size") == fitting.FRAME:
+        yield f"input as the frame, up to {options.get('max_side', fitting.MAX_SIDE)}"
+    if options.get("min_face", 0) > 0:
+        yield f"faces from {options['min_face']:g} pixels"
+    if options.get("levels") is not None:
+        yield f"levels {' '.join(map(str, options['levels']))}"
 
 
 def find_all(

@@ -70,7 +70,7 @@ class Figures:
     """Of one candidate."""
 
     name: str
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | None  # None: it follows each frame
     resize: str
     backend: str
     score_threshold: float
@@ -79,6 +79,10 @@ class Figures:
     subsets: dict[str, SubsetFigures]
     heights: dict[str, tuple[HeightFigures, ...]]  # FRAME: in frame pixels, INPUT: in input pixels
     landmarks: LandmarkFigures | None  # None: the model or the truth has none
+
+    @property
+    def input_text(self) -> str:
+        return "frame's" if self.input_size is None else "{}x{}".format(*self.input_size)
 
 
 @dataclass(frozen=True, eq=False)

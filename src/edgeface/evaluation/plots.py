@@ -121,8 +121,7 @@ def _tick(bins: Sequence[HeightFigures]) -> str:
 
 def _about(assessment: Assessment) -> str:
     used = assessment.figures
-    width, height = used.input_size
-    return f"{used.name} ({width}x{height} {used.resize}, {used.backend})"
+    return f"{used.name} ({used.input_text} {used.resize}, {used.backend})"
 
 
 def _write(figure: Any, protocol: str, path: Path) -> None:
