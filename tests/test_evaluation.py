@@ -13,7 +13,6 @@ import evaluation_reference as reference
 from edgeface import Faces, evaluation
 from edgeface.errors import DataError
 from edgeface.evaluation import Candidate, Found, Scene, Truth, gallery, precision
-from edgeface.fitting import followed
 from edgeface.formats import onnx
 from edgeface.model import METADATA_KEY
 from edgeface.spec import to_json
@@ -63,12 +62,12 @@ def test_scale_of_an_input_that_follows_frames_is_that_of_each_frame(tmp_path):
     options = {"backend": "native", "input_size": "frame", "max_side": 100}
     model = evaluation.open_model(path, **options)
     assert model.input_size is None
-    # The longer side becomes 100 or, in the end, as much more as the input is rounded up by.
-    for width, height in ((100, 50), (400, 300), (300, 400)):
-        wide, high = followed((width, height), 100, 64)
-        assert model.scale((width, height)) == min(wide / width, high / height) >= 100 / 400
+    # Inputs of 112x64, 112x80 and 80x112: a longer side of 100, and both rounded up to strides of 16.
+    assert model.scale((100, 50)) == 112 / 100
+    assert model.scale((400, 300)) == 80 / 300
+    assert model.scale((300, 400)) == 80 / 300
     stretched = evaluation.open_model(path, resize="stretch", **options)
-    assert stretched.scale((400, 300)) == 128 / 300
+    assert stretched.scale((300, 400)) == 112 / 400
 
 
 def assess(scenes, rows, convention=evaluation.EXACT, *, sizes=None, **options):
