@@ -103,9 +103,12 @@ def test_detect_and_demo_take_the_default(tmp_path, capsys):
 def test_models_lists_them_first_and_marks_the_default(folder, capsys):
     assert cli.main(["models"]) == 0
     table = capsys.readouterr().out.split("\n\n")[0].splitlines()
-    assert table[0].split() == ["name", "input", "landmarks", "bytes", "easy", "medium", "hard"]
+    names = ["name", "input", "landmarks", "bytes", "easy", "medium", "hard"]
+    assert table[0].split()[:7] == names
+    protocol = "202 images, stretched to the input size"
+    assert table[1].endswith(f"  {protocol}")
     size = (folder / "another.tmfile").stat().st_size
-    assert table[1].split() == ["another", "96x64", "-", f"{size:,}", "0.875", "0.500", "0.250"]
+    assert table[1].split()[:7] == ["another", "96x64", "-", f"{size:,}", "0.875", "0.500", "0.250"]
     assert table[2].split()[:2] == [bundled.DEFAULT, "*"]
     assert cli.main(["models", "--json"]) == 0
     values = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -113,4 +116,5 @@ def test_models_lists_them_first_and_marks_the_default(folder, capsys):
     assert [one["default"] for one in values[:2]] == [False, True]
     assert Path(values[0]["card"]).read_text() == "# another\n"
     assert values[1]["card"] is None
+    assert f"{values[0]['ap_images']} images, {values[0]['protocol']}" == protocol
     assert values[0]["spec"]["ap"] == model.load("another").spec.ap

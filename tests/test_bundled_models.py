@@ -35,6 +35,14 @@ def test_a_model_is_what_its_spec_and_card_say(name):
         assert text in card
     for ap in opened.spec.ap.values():
         assert f"{ap:.4f}" in card
+    assert f": {bundled.AP_IMAGES} images" in card
+    assert (opened.spec.input.resize, bundled.AP_RESIZE) == (
+        "stretch",
+        "stretched to the input size",
+    )
+    easy = f"{opened.spec.ap['easy']:.4f}"
+    precision = "int8" if opened.graph.is_quantized else "float32"
+    assert f"| {precision} | stretch | exact | {easy} |" in card
 
 
 @needs_shared

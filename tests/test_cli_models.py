@@ -15,11 +15,14 @@ def no_bundled_models(monkeypatch, tmp_path):
 
 def test_table_has_every_released_file(capsys):
     assert cli.main(["models"]) == 0
-    table, about = capsys.readouterr().out.split("\n\n")
+    table, note, about = capsys.readouterr().out.split("\n\n")
     header, *rows = table.splitlines()
+    assert note == "AP compares where the last column is the same."
     assert [row.split()[0] for row in rows] == [published.file for published in zoo.MODELS]
     assert header.split()[:4] == ["file", "family", "input", "landmarks"]
     assert all(published.source in about for published in zoo.MODELS)
+    for row, published in zip(rows, zoo.MODELS):
+        assert row.endswith(f"  3,226 images, {published.protocol}")
 
 
 def test_json_has_what_is_known(capsys):
@@ -27,6 +30,7 @@ def test_json_has_what_is_known(capsys):
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for values, published in zip(found, zoo.MODELS):
         assert (values["sha256"], values["ap"]) == (published.sha256, published.ap)
+        assert (values["ap_images"], values["protocol"]) == (3226, published.protocol)
     assert len(found) == len(zoo.MODELS)
 
 

@@ -14,6 +14,8 @@ from .errors import ModelError
 # The int8 model with the best AP for its time: what FaceDetector() opens.
 DEFAULT = "rfb320-int8"
 SUFFIX = ".tmfile"
+# What the AP in their specs was measured on, and how frames were fitted; their cards have the whole protocol.
+AP_IMAGES, AP_RESIZE = 202, "stretched to the input size"
 # Of an installed package, and of a working tree.
 _FOLDERS = (Path(__file__).with_name("models"), Path(__file__).parents[2] / "models")
 
