@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import tempfile
 from dataclasses import dataclass, replace
@@ -24,8 +23,10 @@ import machine
 import numpy as np
 import peers
 import pipeline
+import report
 from peers import photographs, race
 from peers.worker import Worker, WorkerError
+from report import faces_text, load_text, load_values, ratio_text, time_cells
 from tqdm import tqdm
 
 from edgeface import model, parity
@@ -85,16 +86,9 @@ def main() -> None:
             result["networks"].append(network_values(network, entries, load))
             if args.frame is not None:
                 result["detect"].append(compare_detects(path, args))
-            write(result, args)
+            # After every network, as a run takes long.
+            report.write(result, markdown(result), args.json, args.markdown)
     print(markdown(result))
-
-
-def write(result: dict[str, Any], args: argparse.Namespace) -> None:
-    """After every network, as a run takes long."""
-    written = ((args.json, json.dumps(result, indent=2)), (args.markdown, markdown(result)))
-    for target, content in written:
-        if target is not None:
-            target.write_text(content + "\n", encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
@@ -285,7 +279,7 @@ def compare_detects(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         workers = [stack.enter_context(Worker(name)) for name in names]
         for worker in workers:
             file = None if quantized is None else str(quantized.resolve())
-            worker.ask("open_pipeline", worker.name, str(path.resolve()), file)
+            worker.ask("open_pipeline", "peers.detect", worker.name, str(path.resolve()), file)
         faces = [detected(worker, frame) for worker in workers]
         matched = [parity.match_faces(faces[0], f, frame.shape[1], (0.0, 0.0)) for f in faces]
         check_detects(names, matched)
@@ -351,10 +345,6 @@ def network_values(network: Network, entries: list[Entry], load: race.Load) -> d
     }
 
 
-def load_values(load: race.Load) -> dict[str, Any]:
-    return {**load._asdict(), "problem": load.problem}
-
-
 def entry_values(entry: Entry, entries: list[Entry]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "runtime": entry.runtime,
@@ -396,20 +386,10 @@ def same_but_threads(one: Entry, other: Entry) -> bool:
     return (one.runtime, one.precision) == (other.runtime, other.precision)
 
 
-def faces_text(found: parity.Matched) -> str:
-    return f"{found.matched} of {found.counts[0]}" + (
-        f", {found.counts[1] - found.matched} more" if found.counts[1] > found.matched else ""
-    )
-
-
 def markdown(result: dict[str, Any]) -> str:
-    described = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in described["packages"].items())
-    machine_text = f"{described['cpu']}, {described['cores']} CPUs, Python {described['python']}"
-    ratios = "ratios are medians over rounds, in parentheses those of the shortest runs"
     lines = [
-        f"{described['date']}, {machine_text}, {versions}.",
-        f"{result['rounds']} rounds of {result['runs']} runs each. Milliseconds; {ratios}.",
+        report.machine_text(result["machine"]),
+        f"{result['rounds']} rounds of {result['runs']} runs each. Milliseconds; {report.RATIOS}.",
     ]
     for network in result["networks"]:
         lines += network_lines(network)
@@ -455,18 +435,6 @@ def detect_lines(detects: dict[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join([*cells, ratio_text(row['over_seed']), row['faces']])} |"
 
 
-def time_cells(times: dict[str, float]) -> list[str]:
-    return [
-        f"{times['median']:.3f}",
-        f"{times['min']:.3f}",
-        f"{times['p10']:.3f}-{times['p90']:.3f}",
-    ]
-
-
-def ratio_text(values: dict[str, Any] | None) -> str:
-    return "" if values is None else f"{values['median']:.2f} ({values['of_minima']:.2f})"
-
-
 def peers_text(network: dict[str, Any]) -> str:
     """Which ones the ratios are over."""
     found = {
@@ -477,12 +445,6 @@ def peers_text(network: dict[str, Any]) -> str:
     }
     names = (f"{n} x {precision}: {peer}" for (n, precision), peer in found.items())
     return f"The fastest peers, by threads and precision: {', '.join(names)}."
-
-
-def load_text(load: dict[str, Any]) -> str:
-    if load["problem"] is None:
-        return "The machine was quiet."
-    return f"**Provisional: the machine was not quiet; {load['problem']}.**"
 
 
 if __name__ == "__main__":

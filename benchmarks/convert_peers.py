@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import peers
 import peers.photographs
 
 from edgeface import model
@@ -62,7 +63,7 @@ def main() -> None:
         clean = args.output / f"{path.stem}.onnx"
         clean.write_bytes(onnx.write(opened.graph))
         images = [image for _, image in peers.photographs.read(args.images, opened.spec)]
-        for tool in TOOLS:
+        for tool in (t for t in TOOLS if t.precision in args.precisions):
             target = clean.with_name(clean.stem + tool.suffix)
             entry = opened.spec.input
             source = Source(clean, target, images, tuple(entry.mean), tuple(entry.scale))
@@ -74,6 +75,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--images", required=True, type=Path, help="photographs to calibrate with")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=peers.PRECISIONS, default=peers.PRECISIONS
+    )
     return parser.parse_args()
 
 
@@ -83,6 +87,10 @@ class Tool(NamedTuple):
     suffix: str  # of the file that it writes
     needs: tuple[str, ...]  # modules
     convert: Callable[[Source], None]
+
+    @property
+    def precision(self) -> str:
+        return "int8" if ".int8" in self.suffix else "fp32"
 
 
 def attempt(tool: Tool, source: Source) -> str:

@@ -125,9 +125,9 @@ class PlainPython:
         return np.concatenate(found)
 
 
-def hard_nms(rows: NDArray[Any]) -> NDArray[Any]:
+def hard_nms(rows: NDArray[Any], iou_threshold: float = IOU_THRESHOLD) -> NDArray[Any]:
     """The best row, then the best of those that overlap no earlier one too much, and so on."""
-    x1, y1, x2, y2, scores = rows.T
+    x1, y1, x2, y2, scores = rows.T[:5]
     areas = (x2 - x1) * (y2 - y1)
     order = np.argsort(-scores)
     kept = []
@@ -137,7 +137,7 @@ def hard_nms(rows: NDArray[Any]) -> NDArray[Any]:
         width = np.minimum(x2[best], x2[order]) - np.maximum(x1[best], x1[order])
         height = np.minimum(y2[best], y2[order]) - np.maximum(y1[best], y1[order])
         shared = np.maximum(width, 0) * np.maximum(height, 0)
-        order = order[shared / (areas[best] + areas[order] - shared) <= IOU_THRESHOLD]
+        order = order[shared / (areas[best] + areas[order] - shared) <= iou_threshold]
     return rows[kept]
 
 

@@ -73,6 +73,7 @@ def test_scores_are_told_from_boxes_by_their_columns():
         found = peers.by_columns(outputs)
         np.testing.assert_array_equal(found[0], scores)
         np.testing.assert_array_equal(found[1], boxes[0])
+    assert len(peers.by_columns([np.zeros((2, 10)), boxes, scores])) == 2  # landmarks are dropped
     with pytest.raises(ValueError, match="outputs have shapes"):
         peers.by_columns([boxes])
 
@@ -247,3 +248,48 @@ def test_a_layer_is_no_faster_by_computing_something_else(monkeypatch):
     monkeypatch.setattr(kernels, "output", lambda _, isa: np.full(3, len(isa), np.float32))
     with pytest.raises(AssertionError, match="pointwise, 6x6x8 to 8 on elsewhere"):
         kernels.check(layer, ["elsewhere"])
+
+
+def test_published_priors_are_those_of_the_core():
+    pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    from peers import published
+
+    from edgeface import _core, model
+    from edgeface.networks import build
+    from edgeface.zoo import family_spec
+    from test_retinaface import make_weights
+
+    spec = family_spec("retinaface", build(make_weights("mobilenet"), (96, 64)))
+    expected = _core.make_priors(model.core_spec(spec))
+    np.testing.assert_allclose(published.priors(spec), expected, rtol=0, atol=1e-6)
+
+
+def test_every_step_of_the_published_pipeline_is_a_row():
+    pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    import retinaface
+    from peers import published
+
+    rows = [row for row in retinaface.rows((16, 32)) if row.kind == "published"]
+    assert len(rows) % (1 + len(published.STEPS)) == 0
+    assert [row.is_trimmed for row in rows[:5]] == [False, False, False, True, True]
+    ours = [row for row in retinaface.rows((16, 32)) if row.kind == "edgeface"]
+    assert [row.is_trimmed for row in ours[:2]] == [False, True]
+
+
+def test_a_trimmed_row_is_told_over_the_whole_one():
+    pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    import retinaface
+    from peers import race
+
+    def ended(name, milliseconds, **options):
+        times = race.Times(np.full((2, 3), milliseconds), np.ones((2, 3, 3)))
+        return retinaface.Ended(retinaface.Row(name, "edgeface", options), times=times)
+
+    both = [ended("native", 8.0), ended("native, trimmed", 4.0, levels=(16, 32))]
+    by_name = {e.row.name: e for e in both}
+    whole, trimmed = (retinaface.row_values(e, by_name) for e in both)
+    assert "over_whole" not in whole
+    assert trimmed["over_whole"]["median"] == 0.5

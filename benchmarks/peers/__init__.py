@@ -101,8 +101,8 @@ def candidates(
 
 
 def by_columns(outputs: Sequence[NDArray[Any]]) -> Heads:
-    """Scores have two columns and boxes four, in whatever order a converter left them."""
+    """Scores have two columns and boxes four, in whatever order a converter left them; landmarks, ten, are dropped."""
     found = {array.shape[-1]: array.reshape(-1, array.shape[-1]) for array in outputs}
-    if set(found) != {2, 4}:
+    if set(found) not in ({2, 4}, {2, 4, 10}):
         raise ValueError(f"outputs have shapes {[array.shape for array in outputs]}")
     return found[2], found[4]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import pipeline
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from edgeface import Timings
@@ -20,16 +19,20 @@ FP32 = "edgeface fp32"
 INT8 = "edgeface int8"
 
 
-class Detect:
-    """A pipeline by its name; one that is fed with frames."""
+def open_pipeline(name: str, model: str, quantized: str | None) -> pipeline.Pipeline:
+    """One of those that compare.py has, by its name."""
+    cv2.setNumThreads(1)
+    if name in (FP32, INT8):
+        file = quantized if name == INT8 and quantized is not None else model
+        return pipeline.Edgeface(Path(file), "native")
+    return pipeline.plain_pipelines(Path(model))[name]()
 
-    def __init__(self, name: str, model: Path, quantized: Path | None) -> None:
-        cv2.setNumThreads(1)
-        if name in (FP32, INT8):
-            file = quantized if name == INT8 and quantized is not None else model
-            self._pipeline: pipeline.Pipeline = pipeline.Edgeface(file, "native")
-        else:
-            self._pipeline = pipeline.plain_pipelines(model)[name]()
+
+class Detect:
+    """A pipeline; one that is fed with frames."""
+
+    def __init__(self, opened: pipeline.Pipeline) -> None:
+        self._pipeline = opened
         self.rows: Any = None
 
     @property

@@ -88,7 +88,11 @@ class Load(NamedTuple):
 
 
 def race(
-    workers: Sequence[Worker], rounds: int, runs: int, text: str | None = None
+    workers: Sequence[Worker],
+    rounds: int,
+    runs: int,
+    text: str | None = None,
+    warm_up: int = WARM_UP,
 ) -> tuple[list[Times | str], Load]:
     """Every worker's times over `rounds` turns of `runs` runs each, and the load meanwhile.
 
@@ -103,7 +107,7 @@ def race(
             if k in failed:
                 continue
             try:
-                turns[k].append(workers[k].ask("run", runs, WARM_UP))
+                turns[k].append(workers[k].ask("run", runs, warm_up))
             except WorkerError as error:
                 failed[k] = str(error)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import signal
@@ -98,10 +99,11 @@ class Session:
         module = adapter(runtime)
         self.runner = module.open_model(Path(path), num_threads, module.VARIANTS[variant])
 
-    def open_pipeline(self, name: str, model: str, quantized: str | None) -> None:
+    def open_pipeline(self, module: str, *arguments: object) -> None:
+        """A whole pipeline, by the module of that name and its `open_pipeline`."""
         from .detect import Detect
 
-        self.runner = Detect(name, Path(model), None if quantized is None else Path(quantized))
+        self.runner = Detect(importlib.import_module(module).open_pipeline(*arguments))
 
     def heads(self, image: Floats) -> Heads:
         self._run_once(image)
@@ -132,6 +134,12 @@ class Session:
             times.append((time.perf_counter_ns() - start) / 1e6)
             stages += [tuple(self.runner.timings)] if hasattr(self.runner, "timings") else []
         return Turn(times, stages, time.process_time() - cpu)
+
+    def torch_devices(self) -> tuple[str, ...]:
+        """Those that PyTorch has here, of CPU and CUDA."""
+        import torch
+
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
     def cpu_seconds(self) -> float:
         """Of this process since it began, all its threads."""
