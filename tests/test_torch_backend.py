@@ -426,7 +426,9 @@ def test_every_option_means_what_it_does_elsewhere(path, options, device):
     assert found > 0 or options["score_threshold"] == 1
 
 
-@pytest.mark.parametrize("channels", ["yuyv", "uyvy", "nv12", "nv21", "gray", "rgba"])
+@pytest.mark.parametrize(
+    "channels", ["yuyv", "uyvy", "nv12", "nv21", "i420", "yv12", "gray", "rgba"]
+)
 def test_frames_may_be_of_every_kind(path, channels):
     frame = picture(90, 70)
     if channels == "gray":
@@ -467,6 +469,17 @@ def test_a_batch_has_the_faces_of_its_frames(path, device):
                 assert_same_faces(faces, native.detect(frame))
         assert min(other.timings) > 0
         assert other.detect_batch([]) == []
+
+
+def test_faces_come_back_in_one_copy(path, monkeypatch):
+    subject = on_torch(path)
+    copied = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copied.append(self.shape) or cpu(self))
+    subject.detect(picture())
+    assert len(subject.detect_batch([picture()] * 3)[2]) > 0
+    # Up to 162 priors of 6 numbers and 10 of landmarks, and a row about them.
+    assert [shape[0] for shape in copied] == [1, 3]
 
 
 def test_frames_alike_run_together(path, monkeypatch):
@@ -596,7 +609,9 @@ def test_info_and_doctor_say_what_torch_is_here(path, run_edgeface):
 
 
 def test_bench_times_those_that_run_on_the_device(path, run_edgeface):
-    _, out, _ = run_edgeface("bench", path, "--backend", "all", "--half", "--frames", 1, "--json")
+    _, out, _ = run_edgeface(
+        "bench", path, "--backend", "all", "--half", "--frames", 1, "--num-threads", 1, "--json"
+    )
     found = json.loads(out)
     assert [row["backend"] for row in found["backends"]] == ["torch"]
     assert found["skipped"]["native"] == (

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .spec import ModelSpec
 
 NMS = ("hard", "soft-linear", "soft-gaussian", "blending")
-# Frames that run together. A network's values take memory for each: some 300 MB of RetinaFace's ResNet-50 at
-# 1280x736.
+# Frames that run together. A network's values take memory for each: 181 MB in RetinaFace's ResNet-50 at 1280x736,
+# counted where most are needed at a time.
 BATCH = 8
 
 

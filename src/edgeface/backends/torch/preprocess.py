@@ -232,7 +232,7 @@ class Preprocess:
         if self._spec.channels == "gray":
             pixels = _gray(pixels)
         count = pixels.shape[3]
-        values = (pixels.to(torch.float32) - self._mean[:count]) * self._scale[:count]
+        values = pixels.to(torch.float32).sub_(self._mean[:count]).mul_(self._scale[:count])
         free = (0, 0, 0, self._spec.width - width, 0, self._spec.height - height)
         if any(free):
             values = functional.pad(values, free)
