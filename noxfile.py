@@ -108,6 +108,7 @@ def emulated(session: nox.Session) -> None:
     reason = session.run("python", "packaging/debian.py", silent=True)
     if reason and reason.strip():
         session.skip(f"no packages for an emulated machine: {reason.strip()}")
+    session.run("python", "packaging/emulate.py", "--fetch")
     built = Path("build", "emulated", "wheels").absolute()
     shutil.rmtree(built, ignore_errors=True)
     session.run("python", "packaging/wheels.py", "--tests", "--python", "3.11", "--out", str(built))
