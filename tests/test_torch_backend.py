@@ -23,6 +23,7 @@ from test_preprocess import FRAME_CHANNELS, ORDERS, SIZES, VIEWS, noise
 
 torch = pytest.importorskip("torch", reason="the backend torch needs PyTorch")
 
+from edgeface.backends.torch import detector as device_detector
 from edgeface.backends.torch import nms
 from edgeface.backends.torch.decode import Decoder
 from edgeface.backends.torch.network import Network
@@ -335,8 +336,8 @@ def test_nms_keeps_what_the_core_keeps(count, faces, iou_threshold, device):
     valid = np.ones(rows.shape[:2], bool)
     valid[1, count // 2 :] = False
     boxes = torch.from_numpy(rows[..., :4]).to(device)
-    kept, certain = nms.hard(boxes, torch.from_numpy(valid).to(device), threshold, nms.BLOCK)
-    assert certain.all()
+    kept, changes = nms.hard(boxes, torch.from_numpy(valid).to(device), threshold, nms.BLOCK)
+    assert (changes < nms.BLOCK).all()
     for one, stays, looked_at in zip(rows, kept.cpu().numpy(), valid):
         assert_array_equal(one[stays], core_kept(one[looked_at], iou_threshold))
 
@@ -352,12 +353,24 @@ def chain(count):
 def test_nms_says_when_its_rounds_did_not_suffice():
     rows = torch.from_numpy(chain(40))[None, :, :4]
     valid = torch.ones(1, 40, dtype=torch.bool)
-    for rounds in (1, 8, 39):
-        _, certain = nms.hard(rows, valid, 0.3, rounds)
-        assert not certain.any()
-    kept, certain = nms.hard(rows, valid, 0.3, 40)
-    assert certain.all()
-    assert_array_equal(kept[0].numpy(), np.arange(40) % 2 == 0)
+    want = np.arange(40) % 2 == 0
+    for rounds in (1, 8, 37):
+        kept, changes = nms.hard(rows, valid, 0.3, rounds)
+        assert changes == rounds
+        assert not np.array_equal(kept[0].numpy(), want)
+    for rounds in (40, 99):
+        kept, changes = nms.hard(rows, valid, 0.3, rounds)
+        assert changes < rounds
+        assert_array_equal(kept[0].numpy(), want)
+
+
+@pytest.mark.parametrize("count", [nms.BLOCK - 1, nms.BLOCK, nms.BLOCK + 1, 2 * nms.BLOCK + 7])
+def test_as_many_rounds_as_a_block_has_candidates_suffice_always(count):
+    rows = chain(count)
+    boxes = torch.from_numpy(rows)[None, :, :4]
+    kept, changes = nms.hard(boxes, torch.ones(1, count, dtype=torch.bool), 0.3, nms.BLOCK)
+    assert changes < nms.BLOCK
+    assert_array_equal(rows[kept[0].numpy()], core_kept(rows, 0.3))
 
 
 def test_boxes_without_area_cover_nothing():
@@ -445,14 +458,25 @@ def test_frames_may_be_of_every_kind(path, channels):
 
 @on_every_device
 def test_more_candidates_and_longer_chains_than_expected_cost_no_face(path, device, monkeypatch):
-    from edgeface.backends.torch import detector as device_detector
-
     monkeypatch.setattr(device_detector, "_CANDIDATES", 2)
     monkeypatch.setattr(device_detector, "_ROUNDS", 1)
     options = {"score_threshold": 0.0, "iou_threshold": 0.1}
-    want = FaceDetector(path, backend="native", **options).detect(picture())
-    assert len(want) > 10
-    assert_same_faces(on_torch(path, device, **options).detect(picture()), want)
+    native, other = (
+        FaceDetector(path, backend="native", **options),
+        on_torch(path, device, **options),
+    )
+    for seed in range(3):
+        want = native.detect(picture(seed=seed))
+        assert len(want) > 10
+        assert_same_faces(other.detect(picture(seed=seed)), want)
+
+
+def test_room_grows_at_once_and_shrinks_step_by_step():
+    given = [256]
+    for used in (3, 256, 257, 3000, 9000, 1250, 1251, 600, 60, 60, 60, 60):
+        given.append(device_detector._room(given[-1], used, 256, 5000))
+    assert given == [256, 256, 256, 512, 4096, 5000, 2500, 2500, 1250, 625, 312, 256, 256]
+    assert device_detector._room(7, 1, 256, 7) == 7
 
 
 @on_every_device
@@ -563,8 +587,8 @@ def test_nothing_on_a_device_meets_what_is_not_there(imaginary, channels):
         heads = Network(graph, imaginary, dtype)(images)
         assert {head.dtype for head in heads.values()} == {torch.float32}
         found = Decoder(spec, imaginary)(heads, (1.0, 1.0), 20)
-        kept, certain = nms.hard(found.rows[..., :4], found.valid, 0.3, 8)
-        assert {kept.device.type, certain.device.type, found.count.device.type} == {"npy"}
+        kept, changes = nms.hard(found.rows[..., :4], found.valid, 0.3, 8)
+        assert {kept.device.type, changes.device.type, found.count.device.type} == {"npy"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

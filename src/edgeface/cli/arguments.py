@@ -111,14 +111,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--nms", choices=NMS, help="how such boxes are merged (default: hard)")
     parser.add_argument("--max-faces", type=int, metavar="N", help="best first (default: 750)")
     add_levels(parser, "the smallest face wanted, in frame pixels; levels without use do not run")
-    parser.add_argument(
-        "--device",
-        metavar="NAME",
-        help="cpu, cuda or cuda:1, for torch and onnxruntime (default: cpu)",
-    )
-    parser.add_argument(
-        "--half", action="store_true", help="compute in 16-bit floats, which torch does"
-    )
+    add_target(parser)
     parser.add_argument(
         "--num-threads",
         type=int,
@@ -132,6 +125,22 @@ def options_parser() -> argparse.ArgumentParser:
         help="run there alone: big, little, or numbers as 4,5",
     )
     return parser
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """--device and --half."""
+    parser.add_argument(
+        "--device",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="cpu, cuda or cuda:1, for torch and onnxruntime (default: cpu)",
+    )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="compute in 16-bit floats, which torch does",
+    )
 
 
 def add_levels(parser: argparse.ArgumentParser, text: str) -> None:

@@ -17,6 +17,7 @@ from .arguments import (
     add_command,
     add_levels,
     add_spec_and_size,
+    add_target,
     backend_parser,
     given_options,
     parse_count,
@@ -68,6 +69,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--resize", choices=RESIZES, **_OPTION, help="default: each spec's")
     add_levels(parser, "as of detect: smaller faces are not looked for, so that AP of all suffers")
+    add_target(parser)
     parser.add_argument(
         "--num-threads",
         type=parse_count,

@@ -22,7 +22,9 @@ BLOCK = 512
 def hard(
     boxes: torch.Tensor, valid: torch.Tensor, iou_threshold: float, rounds: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of (N, K, 4) corners, best first, stay; and for which of the N frames that is certain.
+    """Which of (N, K, 4) corners, best first, stay; and in how many rounds something changed, for N frames.
+
+    With as many as there are rounds, more of them are needed. With fewer, the last changed nothing: it is done.
 
     Args:
         boxes: float32 of any unit.
@@ -31,7 +33,7 @@ def hard(
         rounds: How long a chain is followed inside a block; BLOCK suffices always.
     """
     kept = valid.clone()
-    certain = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    most = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     for start in range(0, boxes.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
         covers = _covers(boxes[:, block], boxes[:, start:], iou_threshold)
@@ -39,12 +41,14 @@ def hard(
         # Those that no earlier block has covered.
         alive = kept[:, block].clone()
         stays = alive
+        changes = torch.zeros_like(most)
         for _ in range(rounds):
             before, stays = stays, alive & ~_covered(stays, inside)
-        certain &= (stays == before).all(dim=1)
+            changes += (stays != before).any(dim=1)
+        most = torch.maximum(most, changes)
         kept[:, block] = stays
         kept[:, start + BLOCK :] &= ~_covered(stays, covers[:, :, BLOCK:])
-    return kept, certain
+    return kept, most
 
 
 def _covers(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Tensor:
