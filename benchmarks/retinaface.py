@@ -33,7 +33,7 @@ from edgeface.faces import Faces
 from edgeface.networks import builder, retinaface
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -104,7 +104,7 @@ def arguments() -> argparse.Namespace:
         "--min-face", type=float, default=64.0, help="of trimmed networks, in pixels"
     )
     parser.add_argument(
-        "--networks", nargs="+", choices=list(SEED), default=list(SEED), metavar="NAME"
+        "--networks", nargs="*", choices=list(SEED), default=list(SEED), metavar="NAME"
     )
     parser.add_argument("--rounds", type=int, default=20, help="a sixth of it for the ResNet-50")
     parser.add_argument("--runs", type=int, default=3, help="of a turn; one for the ResNet-50")
@@ -126,11 +126,16 @@ def prepared(name: str, args: argparse.Namespace, folder: Path) -> Path:
 
 
 class RandomBuilder(builder.Builder):
-    """Takes weights that it makes up: values keep their size from layer to layer, and scores differ."""
+    """Takes weights that it makes up, so that values keep their size from layer to layer."""
 
-    def __init__(self, keys: Sequence[str], size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], gains: Mapping[str, float]) -> None:
+        keys = (
+            "body.conv1.weight",
+            "LandmarkHead.0.conv1x1.weight",
+        )  # what tells which network it is
         super().__init__({key: np.zeros(0) for key in keys}, size, None)
         self._random = np.random.default_rng(0)
+        self._gains = gains
 
     def take(self, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         self.used.add(key)
@@ -139,30 +144,47 @@ class RandomBuilder(builder.Builder):
             return np.full(shape, 0.2 if key.endswith("bn3.weight") else 1.0)
         if len(shape) == 1:
             return np.zeros(shape)
-        gain = 0.5 if "Head" in key else np.sqrt(2)
+        gain = self._gains.get(key.partition(".")[0], np.sqrt(2))
         values: NDArray[np.float64] = self._random.normal(size=shape)
         return values * gain / np.sqrt(np.prod(shape[1:]))
 
 
+def random_graph(size: tuple[int, int], gains: Mapping[str, float]) -> Graph:
+    drawing = RandomBuilder(size, gains)
+    return drawing.finish(retinaface.draw(drawing))
+
+
 def random_resnet50(folder: Path, args: argparse.Namespace) -> Model:
-    """Its threshold lets CANDIDATES priors of the frame pass, none of them near it."""
-    drawing = RandomBuilder(("body.conv1.weight", "LandmarkHead.0.conv1x1.weight"), SIZE)
-    graph = drawing.finish(retinaface.draw(drawing))
+    """Its heads differ from prior to prior by 1, and its threshold lets some CANDIDATES of the frame's pass."""
+    frame = pipeline.read_frame(args.frame)
+    small = random_graph((320, 192), {})
+    spec = zoo.family_spec("retinaface", small)
+    found = outputs(small, spec, frame[:180, :320])
+    gain = np.sqrt(2) / float(np.std(found["landmarks"]))  # those of scores are behind a softmax
+    gains = {head: gain for _, head, _ in retinaface.HEADS}
+    graph = random_graph(SIZE, gains)
     spec = zoo.family_spec("retinaface", graph)
     path = folder / "random.onnx"
     convert.save(graph, spec, path, force=True)
-    opened = model.load(path)
-    engine = native.open_graph(graph, 1)
-    frame = pipeline.read_frame(args.frame)
-    image = np.zeros((1, 3, SIZE[1], SIZE[0]), np.float32)
+    scores = np.sort(outputs(graph, spec, frame)["scores"][..., 1].ravel())[::-1]
+    # Between two that are as far from each other as any near there.
+    near = scores[CANDIDATES : CANDIDATES + 50]
+    widest = int(np.argmax(near[:-1] - near[1:]))
+    threshold = float(near[widest : widest + 2].mean())
+    return dataclasses.replace(
+        model.load(path), spec=dataclasses.replace(spec, score_threshold=threshold)
+    )
+
+
+def outputs(graph: Graph, spec: ModelSpec, frame: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    width, height = graph.input_size
+    image = np.zeros((1, 3, height, width), np.float32)
     image[0, :, : frame.shape[0]] = (frame - np.float32(spec.input.mean)).transpose(2, 0, 1)
+    engine = native.open_graph(graph, 2)
     engine.input()[:] = image
     engine.run()
-    scores = np.sort(engine.output(spec.heads.scores).reshape(-1, 2)[:, 1])[::-1]
-    around = scores[CANDIDATES : CANDIDATES + 50]
-    widest = int(np.argmax(around[:-1] - around[1:]))
-    threshold = float(around[widest : widest + 2].mean())
-    return dataclasses.replace(opened, spec=dataclasses.replace(spec, score_threshold=threshold))
+    columns = {name: count for name, _, count in retinaface.HEADS}
+    return {n: np.asarray(engine.output(n)).reshape(-1, columns[n]).copy() for n in columns}
 
 
 # --- The race --------------------------------------------------------------------------------------
