@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -601,6 +603,18 @@ def test_without_cuda_the_error_says_so(path):
 def test_devices_that_cannot_compute_are_refused(path, name):
     with pytest.raises(BackendError, match=f"cannot use the device '{name}'"):
         on_torch(path, name)
+
+
+def test_nothing_imports_pytorch_before_it_is_asked_for(path):
+    program = (
+        "import sys\n"
+        f"sys.path[:] = {sys.path!r}\n"
+        "import edgeface, edgeface.cli\n"
+        "import numpy as np\n"
+        f"edgeface.FaceDetector({str(path)!r}).detect(np.zeros((9, 9, 3), np.uint8))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_auto_takes_it_for_half_precision_and_not_for_float32_on_a_cpu(path):

@@ -34,40 +34,41 @@ def hard(
     """
     kept = valid.clone()
     most = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    # A coordinate's values lie together, which is several times faster.
+    corners = boxes.transpose(1, 2).contiguous()
     for start in range(0, boxes.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        covers = _covers(boxes[:, block], boxes[:, start:], iou_threshold)
-        inside = covers[:, :, : kept[:, block].shape[1]].triu(1)
+        end = start + BLOCK
+        covers = _covers(corners[:, :, start:end], corners[:, :, start:], iou_threshold)
         # Those that no earlier block has covered.
-        alive = kept[:, block].clone()
-        stays = alive
-        changes = torch.zeros_like(most)
+        alive = kept[:, start:end].clone()
+        inside = covers[:, :, : alive.shape[1]].triu(1)
+        stays, changes = alive, torch.zeros_like(most)
         for _ in range(rounds):
             before, stays = stays, alive & ~_covered(stays, inside)
             changes += (stays != before).any(dim=1)
         most = torch.maximum(most, changes)
-        kept[:, block] = stays
-        kept[:, start + BLOCK :] &= ~_covered(stays, covers[:, :, BLOCK:])
+        kept[:, start:end] = stays
+        kept[:, end:] &= ~_covered(stays, covers[:, :, BLOCK:])
     return kept, most
 
 
 def _covers(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """(N, A, B) float32, 1 where the IoU of (N, A, 4) and (N, B, 4) exceeds the threshold, else 0.
+    """(N, A, B) float32, 1 where the IoU of (N, 4, A) and (N, 4, B) exceeds the threshold, else 0.
 
     The same operations in the same order as the core's `iou`, so the same bits.
     """
-    one, other = a[:, :, None], b[:, None]
-    width = torch.minimum(one[..., 2], other[..., 2]) - torch.maximum(one[..., 0], other[..., 0])
-    height = torch.minimum(one[..., 3], other[..., 3]) - torch.maximum(one[..., 1], other[..., 1])
-    shared = width.clamp_(min=0) * height.clamp_(min=0)
-    union = _area(one) + _area(other) - shared
+    one, other = a[..., None], b[:, :, None]
+    width = torch.minimum(one[:, 2], other[:, 2]).sub_(torch.maximum(one[:, 0], other[:, 0]))
+    height = torch.minimum(one[:, 3], other[:, 3]).sub_(torch.maximum(one[:, 1], other[:, 1]))
+    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    union = (_area(one) + _area(other)).sub_(shared)
     # Where nothing is shared, 0 / 0 is no overlap either.
-    return (shared / union > iou_threshold).float()
+    return (shared.div_(union) > iou_threshold).float()
 
 
-def _area(boxes: torch.Tensor) -> torch.Tensor:
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp_(min=0)
-    return sides[..., 0] * sides[..., 1]
+def _area(corners: torch.Tensor) -> torch.Tensor:
+    sides = (corners[:, 2:] - corners[:, :2]).clamp_(min=0)
+    return sides[:, 0] * sides[:, 1]
 
 
 def _covered(kept: torch.Tensor, covers: torch.Tensor) -> torch.Tensor:
