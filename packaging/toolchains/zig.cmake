@@ -22,6 +22,7 @@ set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 
 # Nothing of this machine is asked for: FindPython would take the host's python3.X-config, of whatever version, for
 # the target's.
+set(Python_FIND_VIRTUALENV STANDARD) # nor beside the Python that an active environment was made from
 set(CMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH OFF)
 set(CMAKE_FIND_USE_CMAKE_SYSTEM_PATH OFF)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
