@@ -237,6 +237,7 @@ def test_a_target_that_exists_is_refused_before_any_work(run, source, folder, ta
         ("out.tmfile", ("--plot", "noise.jpg"), "expected a name that ends in .png"),
         ("out.tmfile", ("--percentile", "0"), "percentile is 0.0; expected above 0"),
         ("out.tmfile", ("--scale-steps", "-1"), "scale_steps is -1; expected 0 or more"),
+        ("out.tmfile", ("--extra", "-1"), "extra is -1.0; expected 0 to 1"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(
@@ -246,6 +247,12 @@ def test_wrong_arguments_are_refused_before_any_work(
     out.mkdir()
     assert message in fails(run, source, out / name, "--images", folder, *options)
     assert list(out.iterdir()) == []
+
+
+def test_a_report_may_not_take_the_specs_name(run, source, folder, target):
+    report = target.with_suffix(".json")
+    assert "the spec goes there" in fails(run, source, target, "--images", folder, "--json", report)
+    assert not report.exists()
 
 
 def test_a_quantised_model_is_refused(run, source, folder, target, tmp_path):

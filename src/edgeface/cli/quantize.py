@@ -166,6 +166,8 @@ def _check(arguments: argparse.Namespace, options: Options) -> None:
         figure_class()
         if arguments.plot.suffix.lower() != ".png":
             raise ValueError(f"--plot {arguments.plot}: expected a name that ends in .png")
+    if arguments.json == arguments.target.with_suffix(".json"):
+        raise ValueError(f"--json {arguments.json}: the spec goes there; expected another name")
     for path in (arguments.json, arguments.plot):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
