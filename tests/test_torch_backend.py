@@ -249,14 +249,11 @@ def test_quantised_networks_are_refused_with_who_runs_them():
 # --- Decode ------------------------------------------------------------------------------------------------
 
 
-HEADS_SPEC = {"scores": "scores", "boxes": "boxes", "landmarks": "landmarks"}
-
-
-def decoded(heads, spec, min_face=(0.0, 0.0), count=10**6):
+def decoded(heads, spec, min_face=(0.0, 0.0), top_k=10**6, room=10**6):
     tensors = {name: torch.from_numpy(values)[None] for name, values in heads.items()}
-    rows, valid, found = Decoder(spec, CPU)(tensors, min_face, count)
-    assert int(found) == int(valid.sum()) or count < int(found)
-    return rows[0][valid[0]].numpy()
+    rows, valid, count = Decoder(spec, top_k, CPU)(tensors, min_face, room)
+    assert int(count) >= int(valid.sum())
+    return rows[0][valid[0]].numpy(), int(count)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.99])
@@ -292,7 +289,7 @@ def test_candidates_are_those_of_the_core_best_first(threshold, activation, enco
             heads.get("objectness"),
         )
         want = want[np.argsort(-want[:, 4], kind="stable")]
-        got = decoded(heads, spec, min_face)
+        got, reaching = decoded(heads, spec, min_face)
         assert got.shape == want.shape
         assert len(want) > 0 or threshold > 0.9
         # exp() of either is good to 2 roundings, which a softmax and a size go through; all else is the same.
@@ -302,7 +299,9 @@ def test_candidates_are_those_of_the_core_best_first(threshold, activation, enco
             * np.maximum(np.abs(want), np.abs(want).max(axis=1, keepdims=True))
         )
         assert (np.abs(got - want) <= lost).all()
-        assert_array_equal(decoded(heads, spec, min_face, 5), got[:5])
+        assert_array_equal(decoded(heads, spec, min_face, top_k=5)[0], got[:5])
+        # Room for all that reach the threshold is enough, and for one less is known not to be.
+        assert_array_equal(decoded(heads, spec, min_face, room=max(reaching, 1))[0], got)
 
 
 # --- NMS: the same set -----------------------------------------------------------------------------------
@@ -588,7 +587,7 @@ def test_nothing_on_a_device_meets_what_is_not_there(imaginary, channels):
         Network(b.graph(last, *others), imaginary, dtype)(images)
         heads = Network(graph, imaginary, dtype)(images)
         assert {head.dtype for head in heads.values()} == {torch.float32}
-        found = Decoder(spec, imaginary)(heads, (1.0, 1.0), 20)
+        found = Decoder(spec, 10, imaginary)(heads, (1.0, 1.0), 20)
         kept, changes = nms.hard(found.rows[..., :4], found.valid, 0.3, 8)
         assert {kept.device.type, changes.device.type, found.count.device.type} == {"npy"}
 

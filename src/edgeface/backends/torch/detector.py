@@ -43,10 +43,8 @@ class Detector:
         self._spec = spec
         self._options = options
         self._core_options = core_options
-        self._decode = Decoder(spec, runner.device)
-        self._most = min(
-            options.pre_nms_top_k, spec.priors.count(spec.input.width, spec.input.height)
-        )
+        self._decode = Decoder(spec, options.pre_nms_top_k, runner.device)
+        self._most = spec.priors.count(spec.input.width, spec.input.height)
         self._candidates = min(_CANDIDATES, self._most)
         self._rounds = _ROUNDS
         self._preprocess: Preprocess | None = None
@@ -108,7 +106,7 @@ class Detector:
             threshold = float(np.float32(self._spec.iou_threshold))
             valid, changes = nms.hard(rows[..., :4], valid, threshold, self._rounds)
         told = rows.new_zeros(len(rows), 1, rows.shape[2] + 1)
-        told[:, 0, 0] = count.clamp(max=self._most)
+        told[:, 0, 0] = count
         told[:, 0, 1] = changes
         return torch.cat([torch.cat([rows, valid[..., None]], dim=2), told], dim=1)
 
