@@ -87,14 +87,24 @@ def distillation_loss(
         face = teacher.scores.float().softmax(-1)[..., 1]
         soft = (teacher.scores.float() / temperature).softmax(-1)
         count = face.sum().clamp(min=1)
-        weight = torch.where(face >= confident, face, 0.0)
     said = functional.log_softmax(student.scores.float() / temperature, -1)
     divergence = functional.kl_div(said, soft, reduction="sum") * temperature**2
-    boxes = functional.smooth_l1_loss(
-        student.boxes.float(), teacher.boxes.float(), reduction="none"
-    )
-    boxes = (boxes.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
-    return divergence / count, boxes
+    return divergence / count, _where_sure(student.boxes, teacher.boxes, face, confident)
+
+
+def landmark_distillation_loss(student: Heads, teacher: Heads, *, confident: float) -> Tensor:
+    """Smooth L1 of the landmarks' offsets, where and as those of boxes count; 0 without any."""
+    if student.landmarks is None or teacher.landmarks is None:
+        return student.scores.new_zeros(())
+    face = teacher.scores.float().softmax(-1)[..., 1]
+    return _where_sure(student.landmarks, teacher.landmarks, face, confident)
+
+
+def _where_sure(said: Tensor, wanted: Tensor, face: Tensor, confident: float) -> Tensor:
+    """Smooth L1, by the teacher's score where that reaches `confident`."""
+    weight = torch.where(face >= confident, face, 0.0)
+    distance = functional.smooth_l1_loss(said.float(), wanted.float(), reduction="none")
+    return (distance.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
