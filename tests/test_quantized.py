@@ -297,17 +297,18 @@ def test_sums_that_float32_cannot_hold_become_the_nearest_that_it_can(dtype, isa
     assert (want != np.rint(bias * np.float64(multiplier))).any()
 
 
+# What 2^31 makes: far more than int32 holds, the first number that it does not, and the last that it does.
 @every_isa
 @every_type
-def test_what_is_far_beyond_the_type_is_clamped_before_it_is_rounded(dtype, isa):
-    # Steps of 2^31 * 2^60 fit no integer.
-    subject = network(dtype, 1, 1, 1, (1.0, 0))
-    weight, bias = np.zeros((20, 1, 1, 1)), np.repeat([2**31 - 1, 1 - 2**31], 10)
-    out = core_conv(subject, weight, bias, scale=(2.0**-60, 0), output=(1, 1, 20))
+@pytest.mark.parametrize("scale", [2.0**-60, 1.0, 1.0 + 2.0**-23])
+def test_what_is_far_beyond_the_type_is_clamped_before_it_is_rounded(scale, dtype, isa):
+    subject = network(dtype, 1, 12, 1, (1.0, 0))
+    weight, bias = np.zeros((32, 1, 1, 1)), np.repeat([2**31 - 1, 1 - 2**31], 16)
+    out = core_conv(subject, weight, bias, scale=(scale, 0), output=(1, 12, 32))
     subject.output("y", out)
     low, high = STORED_RANGE[dtype]
-    got = run_core(subject, isa, np.zeros((1, 1, 1, 1), dtype))
-    assert_array_equal(got, [[high] * 10 + [low] * 10])
+    got = run_core(subject, isa, np.zeros((1, 1, 1, 12), dtype))
+    assert_array_equal(got.reshape(12, 32), np.tile(np.repeat([high, low], 16), (12, 1)))
 
 
 def weights_with_zero_points(dtype):

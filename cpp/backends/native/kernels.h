@@ -45,12 +45,15 @@ struct DepthwiseRun {
 };
 
 // What turns a sum of products into an output: clamp(float(sum) * multiplier), rounded to the nearest, halves
-// to even, plus the zero point. `low` and `high` are whole numbers within the type, less the zero point.
+// to even, plus the zero point. `low` and `high` are whole numbers within the type, less the zero point. A
+// plain one has no slope, no upper bound but the type's, and multipliers below 1: what they make of an int32
+// fits into one again.
 struct Requantization {
     float low;
     float high;
     int zero_point;
     float slope;
+    bool plain;
 };
 
 // out[p][c] = the largest of inputs[t][p * input_step + c] over the taps.

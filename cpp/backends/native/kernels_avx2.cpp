@@ -104,11 +104,17 @@ Vec Vec::two_to(Ints whole) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, kMantissa))};
 }
 
+// 12 of the 16 registers hold sums.
+constexpr int kTilePixels = 6;
+constexpr int kTileChannels = 16;
+
 struct Pairs {
     static constexpr int depth = 2;
     static constexpr int input_bytes = 2;
     static constexpr int weight_bytes = 2;
     static constexpr int offset = 0;
+    static constexpr int tile_pixels = kTilePixels;
+    static constexpr bool unrolls = true;
     using Weights = __m256i;
     using Four = const std::byte*;
 
@@ -124,10 +130,6 @@ struct Pairs {
         return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(_mm256_set1_epi32(pair), row))};
     }
 };
-
-// 12 of the 16 registers hold sums.
-constexpr int kTilePixels = 6;
-constexpr int kTileChannels = 16;
 
 #include "kernels_body.h"
 

@@ -19,6 +19,8 @@ struct Quads {
     static constexpr int input_bytes = 1;
     static constexpr int weight_bytes = 1;
     static constexpr int offset = kOffset;
+    static constexpr int tile_pixels = 8;  // with 12, GCC 12 keeps half of the sums in memory
+    static constexpr bool unrolls = false;
     using Weights = __m512i;
     using Four = const std::byte*;
 
@@ -29,7 +31,14 @@ struct Quads {
     static Ints dot(Weights row, Four four, Ints sum) {
         std::int32_t quad;
         __builtin_memcpy(&quad, four + i * sizeof(quad), sizeof(quad));
-        return {_mm512_dpbusd_epi32(sum.v, _mm512_set1_epi32(quad), row)};
+        const __m512i all = _mm512_set1_epi32(quad);
+#if defined(__clang__)
+        return {_mm512_dpbusd_epi32(sum.v, all, row)};
+#else
+        // GCC 12 copies every sum to another register and back in each round of a loop over the intrinsic.
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(all), "v"(row));
+        return sum;
+#endif
     }
 };
 

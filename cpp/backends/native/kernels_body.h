@@ -13,7 +13,8 @@
 // than 1, by a Narrowing: store<n>(vectors, to, step), of n pixels.
 //
 // Pairs, and where the ISA has something better for int8, Quads: products summed `depth` at a time. Group,
-// load, Four and dot<i>(row, four, sum), as above.
+// load, Four and dot<i>(row, four, sum), as above. tile_pixels: how many pixels a tile has. unrolls:
+// whether four groups of inputs at a time are faster than one.
 //
 // Everything here has internal linkage and uses no library template: code compiled for one ISA must never be
 // what the linker picks for another.
@@ -203,18 +204,18 @@ int for_tiles_of(int pixel, int pixels, const Tile& tile) {
     return pixel;
 }
 
-template <typename Tile>
+template <int kMost, typename Tile>
 void for_tiles(int pixels, const Tile& tile) {
-    int pixel = for_tiles_of<kTilePixels>(0, pixels, tile);
-    if constexpr (kTilePixels > 8) pixel = for_tiles_of<8>(pixel, pixels, tile);
-    if constexpr (kTilePixels > 4) pixel = for_tiles_of<4>(pixel, pixels, tile);
-    if constexpr (kTilePixels > 2) pixel = for_tiles_of<2>(pixel, pixels, tile);
+    int pixel = for_tiles_of<kMost>(0, pixels, tile);
+    if constexpr (kMost > 8) pixel = for_tiles_of<8>(pixel, pixels, tile);
+    if constexpr (kMost > 4) pixel = for_tiles_of<4>(pixel, pixels, tile);
+    if constexpr (kMost > 2) pixel = for_tiles_of<2>(pixel, pixels, tile);
     for_tiles_of<1>(pixel, pixels, tile);
 }
 
 template <int kVectors>
 void conv_block(const ConvRun& run, const float* weights, int first, int channels) {
-    for_tiles(run.pixels, [&](auto pixels, int pixel) {
+    for_tiles<kTilePixels>(run.pixels, [&](auto pixels, int pixel) {
         conv_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels);
     });
 }
@@ -432,17 +433,19 @@ void sigmoid(const float* in, float* out, std::size_t count) {
 }
 
 // Requantization in registers: memory that bytes are written to may be anything, so nothing is read again.
-template <bool kIsBent>
+// Plain: as in Requantization.
+template <bool kIsPlain>
 struct Requantizer {
     explicit Requantizer(const Requantization& to)
         : clamped(to.low, to.high, to.slope),
           zero_point(Ints::broadcast(to.zero_point)) {}
 
-    // But for the lower bound, and without the zero point.
+    // But for the lower bound and the type's upper one, and without the zero point.
     Ints narrowed(Ints sums, Vec multipliers) const {
         Vec steps = Vec::multiply(Ints::to_floats(sums), multipliers);
-        if constexpr (kIsBent) steps = Vec::max(steps, Vec::multiply(steps, clamped.slope));
-        return Ints::rounded(Vec::min(steps, clamped.high));
+        if constexpr (!kIsPlain)
+            steps = Vec::min(Vec::max(steps, Vec::multiply(steps, clamped.slope)), clamped.high);
+        return Ints::rounded(steps);
     }
 
     template <typename T>
@@ -465,7 +468,7 @@ struct Requantizer {
 // Calls make(Requantizer<>), without the branch for every vector.
 template <typename Make>
 __attribute__((always_inline)) inline void with_requantizer(const Requantization& to, const Make& make) {
-    if (to.slope != 1) return make(Requantizer<true>(to));
+    if (to.plain) return make(Requantizer<true>(to));
     make(Requantizer<false>(to));
 }
 
@@ -565,10 +568,13 @@ void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weight
     for (int tap = 0; tap < run.taps; ++tap) {
         const std::byte* input = run.inputs[tap] + pixel * step;
         int group = 0;
-        for (; group + kUnrolled <= groups; group += kUnrolled, weights += kUnrolled * Tile::kRow)
-            tile.add_four(weights, input + group * kGroupBytes, step);
-        for (; group < groups; ++group, weights += Tile::kRow)
-            tile.add_one(weights, input + group * kGroupBytes, step);
+        if constexpr (Dot::unrolls) {
+            for (; group + kUnrolled <= groups; group += kUnrolled, weights += kUnrolled * Tile::kRow)
+                tile.add_four(weights, input + group * kGroupBytes, step);
+            input += group * kGroupBytes;
+        }
+        for (; group < groups; ++group, weights += Tile::kRow, input += kGroupBytes)
+            tile.add_one(weights, input, step);
     }
     Vec multipliers[kVectors];
     EDGEFACE_UNROLL
@@ -582,7 +588,7 @@ void quantized_conv_tile(const QuantizedConvRun<T>& run, const std::byte* weight
 
 template <typename Dot, int kVectors, typename T>
 void quantized_conv_block(const QuantizedConvRun<T>& run, const std::byte* weights, int first, int channels) {
-    for_tiles(run.pixels, [&](auto pixels, int pixel) {
+    for_tiles<Dot::tile_pixels>(run.pixels, [&](auto pixels, int pixel) {
         quantized_conv_tile<Dot, kVectors, decltype(pixels)::count>(run, weights, pixel, first, channels);
     });
 }
@@ -662,8 +668,8 @@ void quantized_depthwise_channel(const QuantizedDepthwiseRun<T>& run, int c) {
             const std::int16_t weight = run.weights[static_cast<std::ptrdiff_t>(tap) * run.channels + c];
             sums[0] += run.inputs[tap][p * run.input_step + c] * weight;
         }
-        Requantizer<true>(run.to).store(Ints::load(sums), Vec::load(multipliers),
-                                        run.output + p * run.output_step + c, 1);
+        Requantizer<false>(run.to).store(Ints::load(sums), Vec::load(multipliers),
+                                         run.output + p * run.output_step + c, 1);
     }
 }
 
@@ -694,7 +700,7 @@ Vec rescaled(const T* from, int zero_point, float ratio) {
 
 template <typename T>
 void quantized_add(const QuantizedAddRun<T>& run) {
-    const Requantizer<true> to(run.to);
+    const Requantizer<false> to(run.to);
     std::size_t i = 0;
     for (; i + Ints::lanes <= run.count; i += Ints::lanes) {
         const Vec a = rescaled(run.a + i, run.zero_a, run.ratio_a);

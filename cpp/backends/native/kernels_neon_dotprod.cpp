@@ -18,6 +18,8 @@ struct Quads {
     static constexpr int input_bytes = 1;
     static constexpr int weight_bytes = 1;
     static constexpr int offset = 0;
+    static constexpr int tile_pixels = kTilePixels;
+    static constexpr bool unrolls = true;
     using Weights = int8x16_t;
     using Four = int8x16_t;
 

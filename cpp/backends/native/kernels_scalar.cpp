@@ -104,11 +104,16 @@ Vec Vec::two_to(Ints whole) {
     return r;
 }
 
+constexpr int kTilePixels = 4;
+constexpr int kTileChannels = 8;
+
 struct Pairs {
     static constexpr int depth = 2;
     static constexpr int input_bytes = 2;
     static constexpr int weight_bytes = 2;
     static constexpr int offset = 0;
+    static constexpr int tile_pixels = kTilePixels;
+    static constexpr bool unrolls = true;
     struct Weights {
         IntLanes first;
         IntLanes second;
@@ -129,9 +134,6 @@ struct Pairs {
         return {sum.v + row.first * pair[0] + row.second * pair[1]};
     }
 };
-
-constexpr int kTilePixels = 4;
-constexpr int kTileChannels = 8;
 
 #include "kernels_body.h"
 

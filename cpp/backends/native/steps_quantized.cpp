@@ -35,7 +35,7 @@ Requantization requantization(const Clamp& clamp, const Quantization& to) {
     const auto high = static_cast<float>(Range<T>::high - to.zero_point);
     const float least = std::clamp(clamp.low / to.scale, low, high);
     const float most = std::clamp(clamp.high / to.scale, low, high);
-    return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope};
+    return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope, false};
 }
 
 // Steps of the output -> stored value, as the kernels do it.
@@ -64,6 +64,12 @@ std::int32_t folded_bias(const QuantizedConv& conv, std::size_t channel, int zer
     std::int32_t sum = 0;
     for (std::size_t i = 0; i < count; ++i) sum += conv.weight[channel * count + i];
     return conv.bias[channel] - zero_point * sum;
+}
+
+template <typename T>
+bool is_plain(const Requantization& to, const std::vector<float>& multipliers) {
+    return to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high &&
+           std::all_of(multipliers.begin(), multipliers.end(), [](float value) { return value < 1; });
 }
 
 float multiplier(const QuantizedConv& conv, std::size_t channel, const Image& input, const Image& output) {
@@ -114,6 +120,8 @@ class ConvStep : public WindowStep<T> {
           row_(row_length(input, output)) {
         for (int group = 0; group < conv.groups; ++group)
             packed_.push_back(pack(conv, group, kernels.tile_channels, input, output));
+        to_.plain = std::all_of(packed_.begin(), packed_.end(),
+                                [&](const Packed& packed) { return is_plain<T>(to_, packed.multipliers); });
     }
 
     std::size_t scratch() const override {
@@ -239,6 +247,7 @@ class DepthwiseStep : public WindowStep<T> {
             bias_.push_back(folded_bias(conv, size_of(c), input.quantization.zero_point));
             multipliers_.push_back(multiplier(conv, size_of(c), input, output));
         }
+        to_.plain = is_plain<T>(to_, multipliers_);
     }
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {

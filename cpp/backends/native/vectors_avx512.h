@@ -101,8 +101,8 @@ __attribute__((always_inline)) inline void store_pieces(__m512i values, void* to
     }
 }
 
-// Four vectors of values within their upper bound become bytes together; what was below int32 is its least
-// value, which saturates.
+// Four vectors of values within their upper bound, or within int32 where that is the type's, become bytes
+// together; what was below int32 is its least value, which saturates.
 struct Ints::Narrowing {
     __m512i zero_point;  // 16 bits
     __m512i low;         // bytes
@@ -136,11 +136,17 @@ Vec Vec::two_to(Ints whole) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, kMantissa))};
 }
 
+// 24 of the 32 registers hold sums.
+constexpr int kTilePixels = 12;
+constexpr int kTileChannels = 32;
+
 struct Pairs {
     static constexpr int depth = 2;
     static constexpr int input_bytes = 2;
     static constexpr int weight_bytes = 2;
     static constexpr int offset = 0;
+    static constexpr int tile_pixels = kTilePixels;
+    static constexpr bool unrolls = true;
     using Weights = __m512i;
     using Four = const std::byte*;
 
@@ -154,7 +160,3 @@ struct Pairs {
         return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(_mm512_set1_epi32(pair), row))};
     }
 };
-
-// 24 of the 32 registers hold sums.
-constexpr int kTilePixels = 12;
-constexpr int kTileChannels = 32;

@@ -131,12 +131,21 @@ Vec Vec::two_to(Ints whole) {
     return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(whole.v, vdupq_n_s32(kBias)), kMantissa))};
 }
 
+#if defined(__aarch64__)
+constexpr int kTilePixels = 8;  // 16 of the 32 registers hold sums, 8 the inputs
+#else
+constexpr int kTilePixels = 4;  // 8 of the 16, and 4
+#endif
+constexpr int kTileChannels = 8;
+
 // Products one by one, of inputs and weights of 16 bits: for whatever the faster ways cannot take.
 struct Singles {
     static constexpr int depth = 1;
     static constexpr int input_bytes = 2;
     static constexpr int weight_bytes = 2;
     static constexpr int offset = 0;
+    static constexpr int tile_pixels = kTilePixels;
+    static constexpr bool unrolls = true;
     using Weights = int16x4_t;
     using Four = int16x4_t;
 
@@ -152,10 +161,3 @@ struct Singles {
         return {vmlal_lane_s16(sum.v, row, four, i)};
     }
 };
-
-#if defined(__aarch64__)
-constexpr int kTilePixels = 8;  // 16 of the 32 registers hold sums, 8 the inputs
-#else
-constexpr int kTilePixels = 4;  // 8 of the 16, and 4
-#endif
-constexpr int kTileChannels = 8;
