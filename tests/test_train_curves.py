@@ -96,14 +96,13 @@ def test_binary_file_is_refused_by_name(tmp_path):
         curves.read_run([path])
 
 
-def test_smoothed_is_the_mean_of_neighbours_and_of_fewer_at_the_ends():
-    values = np.random.default_rng(0).normal(size=40)
-    wanted = [
-        math.fsum(part) / len(part)
-        for part in (values[max(0, i - 7) : i + 8].tolist() for i in range(40))
-    ]
-    assert_allclose(curves.smoothed(values), wanted, rtol=0, atol=1e-13)
-    assert curves.smoothed(values[:1]) == values[:1]
+@pytest.mark.parametrize(("count", "reach"), [(500, 7), (40, 2), (15, 0), (1, 0)])
+def test_smoothed_is_the_mean_of_neighbours_and_of_fewer_at_the_ends(count, reach):
+    values = np.random.default_rng(0).normal(size=count)
+    parts = (values[max(0, i - reach) : i + reach + 1].tolist() for i in range(count))
+    wanted = [math.fsum(part) / len(part) for part in parts]
+    # Differences of sums of up to 500 terms.
+    assert_allclose(curves.smoothed(values), wanted, rtol=0, atol=1e-12)
 
 
 # --- The picture -------------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ _ALWAYS = ("total", "scores", "boxes", "rate")
 _NEEDED = ("step", "seconds", "size", *_ALWAYS)
 _COUNTED = ("rate", "images_per_second")  # from 0
 AXES = {"hours": "hours of work", "steps": "steps"}
-# Of the mean that is drawn over what was logged: in reports, each of which is itself the mean of 20 steps.
-_SMOOTHED = 15
+# How far the mean that is drawn reaches before and behind: in reports, each of which is itself the mean of 20
+# steps. No further than a part of all, or a short run would seem to stand still.
+_REACH, _REACHED_PART = 7, 1 / 16
 # Losses fall to a tenth at once, and to half of that in all the rest: this share of a run may leave the panel.
 _CUT_OFF = 0.03
 COLUMNS = 3
@@ -186,11 +187,12 @@ def _smoothed_parts(run: Run, values: Floats) -> Floats:
 
 
 def smoothed(values: Floats) -> Floats:
-    """(N,) the mean of each value and of the 7 before and behind it, of fewer at the ends."""
+    """(N,) the mean of each value and of at most 7 before and behind it, of fewer at the ends."""
+    reach = min(_REACH, int(len(values) * _REACHED_PART))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     middle = np.arange(len(values))
-    first = np.maximum(middle - _SMOOTHED // 2, 0)
-    last = np.minimum(middle + _SMOOTHED // 2 + 1, len(values))
+    first = np.maximum(middle - reach, 0)
+    last = np.minimum(middle + reach + 1, len(values))
     means: Floats = (sums[last] - sums[first]) / (last - first)
     return means
 
