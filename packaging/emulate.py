@@ -66,7 +66,7 @@ CORE = """
     environment preprocess priors decode nms native quantized tmfile fuzz detector backends camera cpu bundled_models
     photograph
 """.split()
-KERNELS = "environment preprocess native quantized photograph".split()
+KERNELS = "environment native quantized photograph".split()
 OLDEST = "environment nms bundled_models photograph".split()
 # The C++ tests, with their arguments; fuzz targets take how many inputs to make.
 PROGRAMS: dict[str, tuple[str, ...]] = {
