@@ -157,3 +157,17 @@ def test_int8_with_slopes_apart_comes_back_from_a_tmfile_and_computes_the_same_b
     results = [run(network, images(1)[0]) for network in (rounded, again)]
     assert len(np.unique(results[0])) > 20
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "LeakyRelu", "Upsample", "MaxPool"])
+def test_a_layer_of_any_kind_has_a_bar(kind, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    media = pytest.importorskip("edgeface.media")
+    from edgeface.quantization import Layer, Limits, plots
+
+    plots.signal_to_noise(
+        [Layer("value", kind, 0.1, 0, 30.0, 0.0)], Limits(), "net", tmp_path / "noise.png"
+    )
+    drawn = media.read_image(tmp_path / "noise.png").astype(int)
+    is_blue = np.abs(drawn - (178, 114, 0)).max(axis=2) < 8
+    assert is_blue.sum() > 1000
