@@ -316,7 +316,61 @@ void depthwise_channel(const DepthwiseRun& run, int c) {
     }
 }
 
+// Whether a vector holds the channels of several pixels, which then lie next to each other as those of one
+// do.
+template <typename Run>
+bool has_narrow_pixels(const Run& run) {
+    return run.taps == 9 && run.channels < Vec::lanes && Vec::lanes % run.channels == 0 &&
+           run.input_step == run.channels && run.output_step == run.channels;
+}
+
+// As many pixels as a vector holds taken as one of more channels, without their weights; how many those are.
+template <typename Run>
+int join_pixels(Run* run) {
+    const int together = Vec::lanes / run->channels;
+    run->input_step *= together;
+    run->output_step *= together;
+    run->pixels /= together;
+    run->channels = Vec::lanes;
+    return together;
+}
+
+// out[i] = of row i / lanes, channel by channel again and again.
+template <typename T>
+void repeat_channels(const T* rows, int channels, int count, T* out) {
+    for (int i = 0; i < count * Vec::lanes; ++i)
+        out[i] = rows[i / Vec::lanes * channels + i % Vec::lanes % channels];
+}
+
+// The pixels from `first` on; `inputs` is room for their addresses.
+template <typename Run, typename T>
+Run pixels_from(const Run& run, int first, const T** inputs) {
+    Run rest = run;
+    for (int tap = 0; tap < run.taps; ++tap) inputs[tap] = run.inputs[tap] + first * run.input_step;
+    rest.inputs = inputs;
+    rest.output += first * run.output_step;
+    rest.pixels -= first;
+    return rest;
+}
+
+void depthwise_narrow(const DepthwiseRun& run) {
+    float weights[10 * Vec::lanes];
+    repeat_channels(run.weights, run.channels, 10, weights);
+    DepthwiseRun joined = run;
+    joined.weights = weights;
+    const int together = join_pixels(&joined);
+    if (together == 2 && run.column_step == run.channels) {
+        depthwise_3x3<2>(joined, 0);
+    } else {
+        depthwise_vector(joined, 0);
+    }
+    const float* inputs[9];
+    const DepthwiseRun rest = pixels_from(run, together * joined.pixels, inputs);
+    for (int c = 0; c < run.channels; ++c) depthwise_channel(rest, c);
+}
+
 void depthwise(const DepthwiseRun& run) {
+    if (has_narrow_pixels(run)) return depthwise_narrow(run);
     int c = 0;
     for (; c + Vec::lanes <= run.channels; c += Vec::lanes) {
         // Nearly every depthwise layer of these networks is one of these two.
@@ -674,7 +728,27 @@ void quantized_depthwise_channel(const QuantizedDepthwiseRun<T>& run, int c) {
 }
 
 template <typename T>
+void quantized_depthwise_narrow(const QuantizedDepthwiseRun<T>& run) {
+    std::int16_t weights[9 * Vec::lanes];
+    std::int32_t bias[Vec::lanes];
+    float multipliers[Vec::lanes];
+    repeat_channels(run.weights, run.channels, 9, weights);
+    repeat_channels(run.bias, run.channels, 1, bias);
+    repeat_channels(run.multipliers, run.channels, 1, multipliers);
+    QuantizedDepthwiseRun<T> joined = run;
+    joined.weights = weights;
+    joined.bias = bias;
+    joined.multipliers = multipliers;
+    const int together = join_pixels(&joined);
+    with_requantizer(run.to, [&](const auto& to) { quantized_depthwise_vector<9>(joined, to, 0); });
+    const T* inputs[9];
+    const QuantizedDepthwiseRun<T> rest = pixels_from(run, together * joined.pixels, inputs);
+    for (int c = 0; c < run.channels; ++c) quantized_depthwise_channel(rest, c);
+}
+
+template <typename T>
 void quantized_depthwise_from(const QuantizedDepthwiseRun<T>& run, int c) {
+    if (c == 0 && has_narrow_pixels(run)) return quantized_depthwise_narrow(run);
     with_requantizer(run.to, [&](const auto& to) {
         for (; c + Ints::lanes <= run.channels; c += Ints::lanes) {
             if (run.taps == 9) {
