@@ -54,7 +54,8 @@ def main() -> int:
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
-    learnt = [*training(config, state, arguments.teacher), recipe]
+    runs = [*map(checkpoint.read, arguments.before), (config, state)]
+    learnt = [*training(runs, arguments.teacher), recipe]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
@@ -71,6 +72,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="to calibrate with")
     parser.add_argument("--samples", type=int, default=200, help="of them (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="annotated, to measure on")
+    parser.add_argument(
+        "--before",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CHECKPOINT",
+        help="of the runs that this one went on from (--start), first to last, for the card",
+    )
     parser.add_argument("--teacher", default="", help="its name, for the card")
     parser.add_argument(
         "--training-data",
@@ -166,21 +175,25 @@ def write(
 # --- The card --------------------------------------------------------------------------------------------
 
 
-def training(config: Config, state: Mapping[str, object], teacher: str) -> list[str]:
-    """A line for every part of the run."""
-    stages = "; then ".join(
-        f"{stage.size[0]}x{stage.size[1]}, {stage.epochs:g} epochs, batch {stage.batch}"
-        for stage in config.stages
+def training(runs: Sequence[tuple[Config, Mapping[str, object]]], teacher: str) -> list[str]:
+    """A line for every run, each of which went on from the one before."""
+    config, _ = runs[-1]
+    landmarks = " with five landmarks" if config.landmarks else ""
+    lines = [f"network: {config.network}{landmarks}, from random weights"]
+    lines += [line_of(*run) for run in runs]
+    return [*lines, f"teacher: {teacher}"] if teacher else lines
+
+
+def line_of(config: Config, state: Mapping[str, object]) -> str:
+    sizes = ", then ".join(
+        f"{stage.size[0]}x{stage.size[1]} with batches of {stage.batch}" for stage in config.stages
     )
     progress = state.get("progress")
     steps = f"{progress['step']:,} steps, " if isinstance(progress, dict) else ""
-    lines = [
-        f"network: {config.network}{' with five landmarks' if config.landmarks else ''}, from random weights",
-        f"stages: {stages}",
-        f"{steps}{config.optimizer}, learning rate {config.learning_rate:g} ({config.schedule})",
-        f"weight decay {config.weight_decay:g}, average of weights {config.ema:g}, seed {config.seed}",
-    ]
-    return [*lines, f"teacher: {teacher}"] if teacher else lines
+    return (
+        f"{steps}{sizes}; {config.optimizer}, learning rate {config.learning_rate:g} ({config.schedule}), "
+        f"weight decay {config.weight_decay:g}, average of weights {config.ema:g}, seed {config.seed}"
+    )
 
 
 def card(path: Path, spec: ModelSpec, kind: str, measured: Measured, learnt: Sequence[str]) -> str:

@@ -96,6 +96,23 @@ def test_every_model_has_its_spec_and_its_card(made):
         assert f"{spec.ap['all']:.4f}" in card
 
 
+def test_a_card_tells_of_every_run_that_the_model_learnt_in():
+    from edgeface.train.config import Config, Stage
+
+    first, second = (
+        Config(name="tried", network="slim", stages=(Stage(size=size, epochs=1, batch=batch),))
+        for size, batch in (((160, 120), 32), ((320, 240), 16))
+    )
+    runs = [(first, {"progress": {"step": 1234}}), (second, {"progress": {"step": 56}})]
+    network, one, other, teacher = make.training(runs, "a teacher")
+    assert network == "network: slim, from random weights"
+    assert one.startswith(
+        "1,234 steps, 160x120 with batches of 32; sgd, learning rate 0.01 (cosine)"
+    )
+    assert other.startswith("56 steps, 320x240 with batches of 16; ")
+    assert teacher == "teacher: a teacher"
+
+
 def test_a_card_has_every_precision_resize_and_convention(made):
     table = (made / "tried-int8.md").read_text().split("## AP\n")[1].split("##")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
