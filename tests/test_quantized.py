@@ -1104,7 +1104,7 @@ PHOTOGRAPHS = ("1.jpg", "2.jpg", "3.jpg", "10.jpg", "17.jpg", "26.jpg")
 # test below holds them against the reference. Any machine, ISA and number of threads must give the same.
 PIXELS = "908c92d2a80c279e7f76de5c6bc347f018f0550d57a406f274ea2b41550c9bcb"
 GOLDEN = {
-    "ours/rfb320-int8": "db95c5028629d4d614921ff1b53b620e7c021419fa2a11a971580acad38e3b65",
+    "ours/rfb320-int8": "9091803a1ea5fe475e70d914bdc8c79a7ace0dfcafc83cd03595d2af72816f58",
     "released/rfb320-int8": "986d623ee3b4de7f00462af47827bde2cbdd1539c9b254d0040acbca03bb8338",
     "released/rfb320-uint8": "9f3fde4057587a3b62517b755816ffd50ca2a99e6d2713bf10434fcb639ed67c",
 }

@@ -4,7 +4,7 @@ edgeface train run rfb320 --data train-*.tar --teacher version-RFB-320.pth -o rf
 
 With `--hours 2.1` on one core that it shared with others (393,000 images, 207,000 of them at 160x120) the labels
 cost 1.30 (scores) and 1.22 (boxes) at the end, and AP on 202 images of WIDER FACE val is .823 easy, .708 medium, .465 hard;
-the teacher's is .838, .743, .550. That is `models/rfb320`.
+the teacher's is .838, .743, .550. `models/rfb320` went on from there: rfb320_continued.
 """
 
 from __future__ import annotations
