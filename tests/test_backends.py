@@ -370,7 +370,7 @@ def test_none_that_runs_it_lists_every_reason(monkeypatch):
 
 def test_another_device_is_refused_by_what_runs_on_the_cpu_alone(monkeypatch):
     # What it does wrong on some CPUs would be said first.
-    monkeypatch.setattr(tengine, "discouraged", lambda graph: None)
+    monkeypatch.setattr(tengine, "discouraged", lambda _: None)
     with pytest.raises(BackendError) as failed:
         backends.open_backend(graph_for_all(), "auto", 1, Target("cuda:7"))
     for name in ("native", "tengine"):
