@@ -257,12 +257,8 @@ int depthwise_9(const QuantizedDepthwiseRun<T>& run, const To& to, int c) {
 template <typename To, typename T>
 void depthwise_rest(const QuantizedDepthwiseRun<T>& run, const To& to, int pixel, int c, int channels) {
     if (pixel == run.pixels) return;
-    QuantizedDepthwiseRun<T> rest = run;
     const T* inputs[9];
-    for (int tap = 0; tap < 9; ++tap) inputs[tap] = run.inputs[tap] + pixel * run.input_step;
-    rest.inputs = inputs;
-    rest.output += pixel * run.output_step;
-    rest.pixels -= pixel;
+    const QuantizedDepthwiseRun<T> rest = pixels_from(run, pixel, inputs);
     for (int done = 0; done < channels; done += Ints::lanes)
         quantized_depthwise_vector<9>(rest, to, c + done);
 }
