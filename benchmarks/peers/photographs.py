@@ -49,7 +49,12 @@ def faces(heads: Heads, spec: ModelSpec) -> Faces:
     """By edgeface's own decoding, whichever runtime computed them; in input pixels."""
     scores, boxes = heads
     rows = _core.decode(scores, boxes, None, model.core_spec(spec), spec.score_threshold)
-    options = _core.Options(
+    return Faces(_core.non_max_suppression(rows, nms_options(spec)))
+
+
+def nms_options(spec: ModelSpec) -> _core.Options:
+    """As a detector's own, hard."""
+    return _core.Options(
         score_threshold=spec.score_threshold,
         iou_threshold=spec.iou_threshold,
         nms="hard",
@@ -57,4 +62,3 @@ def faces(heads: Heads, spec: ModelSpec) -> Faces:
         pre_nms_top_k=5000,
         min_face=0.0,
     )
-    return Faces(_core.non_max_suppression(rows, options))

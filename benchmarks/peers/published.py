@@ -18,6 +18,8 @@ import pipeline
 
 from edgeface import FaceDetector, Timings, _core, model, trim
 
+from . import photographs
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -133,14 +135,7 @@ class Core:
         self._spec = model.core_spec(spec)
         self._heads = (spec.heads.scores, spec.heads.boxes, spec.heads.landmarks)
         self._runner: Any = open_session(graph, num_threads)
-        self._options = _core.Options(
-            score_threshold=spec.score_threshold,
-            iou_threshold=spec.iou_threshold,
-            nms="hard",
-            max_faces=750,
-            pre_nms_top_k=5000,
-            min_face=0.0,
-        )
+        self._options = photographs.nms_options(spec)
         self._threshold = spec.score_threshold
 
     @staticmethod
