@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
+    from ..train.blocks import Detector
     from ..train.config import Config
     from ..train.log import Report
     from ..train.samples import Sample
@@ -71,7 +72,10 @@ def _add_run(commands: Any) -> None:
         "--teacher", type=Path, metavar="FILE", help="a released Ultra-Light .pth to learn from"
     )
     parser.add_argument(
-        "--start", type=Path, metavar="FILE", help="weights to begin with: a checkpoint or .pth"
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="weights to begin with: a checkpoint, a .pth, or a float32 .tmfile or .onnx of edgeface's",
     )
     parser.add_argument(
         "--hours", type=float, metavar="H", help="end after so much work instead of RUN's epochs"
@@ -111,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..cpu import default_num_threads
     from ..train import config as configs
     from ..train import judge, log, loop, pictures, weights
+    from ..train.start import is_model
 
     _check_output(arguments.output / loop.CHECKPOINT, resume=arguments.resume)
     config = configs.load(arguments.config)
@@ -119,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.num_threads or default_num_threads())
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
-    start = None if arguments.start is None else weights.open_network(arguments.start)
+    start = None if arguments.start is None else _open_start(arguments.start, config)
     console = Console()
     console.start_bars()
     samples = load_data(arguments.data, arguments.limit)
@@ -137,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=device,
         teacher=teacher,
         start=start,
+        settles=arguments.start is not None and is_model(arguments.start),
         hours=arguments.hours,
         resume=arguments.resume,
     )
@@ -144,6 +150,15 @@ def run(arguments: argparse.Namespace) -> int:
         reports = log.record(reports, arguments.output)
     _watch(reports)
     return _finish(config, held_out, arguments.output, console)
+
+
+def _open_start(path: Path, config: Config) -> Detector:
+    from ..train.start import fitted, open_start
+
+    network, left = fitted(open_start(path), config)
+    parts = sorted({".".join(name.split(".")[:2]) for name in left})
+    print(f"begins with {path}" + (f" but for {', '.join(parts)}" if parts else ""), flush=True)
+    return network
 
 
 def _check_output(path: Path, *, resume: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 from . import checkpoint
@@ -14,13 +15,14 @@ from .log import Clock, Log, Report, Window
 from .pictures import draw
 from .priors import Targets
 from .schedule import Progress, Schedule, learning_rate
+from .start import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import torch
-    from torch import nn
+    from torch import Tensor
 
     from .blocks import Detector
     from .config import Config
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+# Some hundred images: a mean of their variances is as near the whole's as a batch's is far from it.
+SETTLING_BATCHES = 16
 
 
 def train(
@@ -39,7 +43,8 @@ def train(
     *,
     device: torch.device,
     teacher: Detector | None = None,
-    start: nn.Module | None = None,
+    start: Detector | None = None,
+    settles: bool = False,
     hours: float | None = None,
     resume: bool = False,
 ) -> Iterator[Report]:
@@ -53,6 +58,7 @@ def train(
         device: Where the network is.
         teacher: Whom it follows, if anyone.
         start: Whose weights it begins with, instead of random ones.
+        settles: Whether the BatchNorms of `start` have seen nothing yet, as those of a model file.
         hours: The run is over after so much work, whatever the config's epochs: the learning rate follows.
         resume: Goes on from output/checkpoint.pt as if it had not stopped.
 
@@ -60,11 +66,13 @@ def train(
         DataError: The loss is not finite; it names the images.
         ValueError: The checkpoint to resume from is of another run.
     """
+    order = Order(samples, config)
+    schedule = Schedule(config, len(order), hours)
+    if start is not None and settles and not resume:
+        settle(start, _first_images(start, order, pictures, config))
     learner = Learner(config, device, teacher=teacher, start=start)
     progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
     spec = spec_of(config, learner.network)
-    order = Order(samples, config)
-    schedule = Schedule(config, len(order), hours)
     log, clock, window = Log(output / LOG, progress), Clock(), Window(samples)
     while not schedule.is_done(progress):
         stage = schedule.stage(progress)
@@ -89,6 +97,18 @@ def train(
             if ends_epoch or clock.is_due(config.checkpoint_minutes) or schedule.is_done(progress):
                 window.check()
                 _save(output / CHECKPOINT, config, learner, progress)
+
+
+def _first_images(
+    network: Detector, order: Order, pictures: Pictures, config: Config
+) -> Iterator[Tensor]:
+    """Of the run's first batches, where `network` is."""
+    spec, stage = spec_of(config, network), config.stages[0]
+    size = spec.resized(*stage.size).input
+    device = next(network.parameters()).device
+    first = batches(order, stage, Progress(), config, spec.priors)
+    for _, plans, _ in itertools.islice(first, SETTLING_BATCHES):
+        yield draw(pictures, plans, size).to(device)
 
 
 def _save(path: Path, config: Config, learner: Learner, progress: Progress) -> None:

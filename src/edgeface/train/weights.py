@@ -40,14 +40,14 @@ def network_of(weights: Mapping[str, Tensor], *, slope: float | None = None) -> 
         ModelError: It is none known here.
     """
     graphs.build(arrays_of(weights))  # says what is missing, too many or misshapen
-    network, landmarks = _described(weights)
+    network, landmarks = described(weights)
     made = make_network(network, landmarks=landmarks, slope=slope)
     made.load_state_dict(dict(weights), strict=False)  # a file of PyTorch 0.3 counts no batches
     made.eval()
     return made
 
 
-def _described(weights: Mapping[str, Tensor]) -> tuple[str, bool]:
+def described(weights: Mapping[str, Tensor]) -> tuple[str, bool]:
     """What make_network calls it, and whether it has landmarks."""
     if "ClassHead.0.conv1x1.weight" in weights:
         is_resnet = "body.conv1.weight" in weights
