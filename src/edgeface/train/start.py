@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ def is_model(path: Path) -> bool:
 def open_start(path: Path) -> Detector:
     """The network in a checkpoint, a .pth or a float32 .tmfile or .onnx that edgeface wrote, in evaluation mode.
 
-    A model file's BatchNorms are folded into its convolutions. Here they are 1 and the bias, and have seen
+    A model file's BatchNorms are folded into its convolutions. Here they are a scale and a shift and have seen
     nothing: `settle` shows them images.
 
     Raises:
@@ -104,8 +105,28 @@ def _restored(
     if norm is None:
         return {weight: kernel, bias: shift}
     after, module = norm
-    variance = torch.full_like(shift, 1 - module.eps)  # divided by the root of 1
-    return {weight: kernel, f"{after}.bias": shift, f"{after}.running_var": variance}
+    scale = _usual_norm(kernel) / _norms(kernel)
+    return {
+        weight: kernel * scale[:, None, None, None],
+        f"{after}.weight": 1 / scale,
+        f"{after}.bias": shift,
+        f"{after}.running_var": torch.full_like(shift, 1 - module.eps),  # divided by the root of 1
+    }
+
+
+def _usual_norm(kernel: Tensor) -> float:
+    """Of a filter at the start of a run that begins with random weights.
+
+    Folding scales filters as their BatchNorm does, by up to a hundred times, and the steps of Adam are of one size.
+    """
+    fan_in, fan_out = kernel[0].numel(), kernel[:, 0].numel()
+    return math.sqrt(2 / fan_out * fan_in)
+
+
+def _norms(kernel: Tensor) -> Tensor:
+    """Of each filter; of one of zeros, which no scale changes, the usual one."""
+    norms = kernel.flatten(1).norm(dim=1)
+    return torch.where(norms > 0, norms, torch.full_like(norms, _usual_norm(kernel)))
 
 
 def settle(network: nn.Module, images: Iterable[Tensor]) -> None:
