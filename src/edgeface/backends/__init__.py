@@ -3,9 +3,10 @@
 A backend module offers `NAME`, `unavailable() -> str | None` (why it cannot be used here at all) and
 `open_graph(graph, num_threads) -> Backend`, which raises BackendError with the reason when it cannot run
 that network. It may offer `discouraged(graph) -> str | None`: why `auto` must not take it for a network that
-it would open; `open_on(graph, num_threads, target)`, where it runs on more than the CPU in float32; and
-`about() -> str`, what is to be known of it here. Other packages register theirs in the entry point group `edgeface.backends`; docs/backends.md
-shows how.
+it would open, of which whoever asks for it by name is warned; `yields(target) -> str | None`: why `auto` leaves that
+device to others, which is no reason to warn; `open_on(graph, num_threads, target)`, where it runs on more than the CPU
+in float32; and `about() -> str`, what is to be known of it here. Other packages register theirs in the entry point
+group `edgeface.backends`; docs/backends.md shows how.
 """
 
 from __future__ import annotations
@@ -55,8 +56,6 @@ class BackendModule(Protocol):
 
 # In the order in which `auto` tries them; plug-ins follow by name.
 _BUILT_IN: tuple[BackendModule, ...] = (native, tengine, torch, onnxruntime)
-# Others are faster there, and importing PyTorch takes seconds.
-_NOT_FOR_CPU = "auto takes it for a GPU or half precision alone"
 _WORDS = ("auto", "all")  # what else the option --backend takes
 
 
@@ -126,10 +125,9 @@ def open_backend(
     for i, name in enumerate(candidates):
         try:
             doubt = _discouraged(name, graph)
-            if doubt is not None and len(candidates) > 1:
-                raise BackendError(f"{doubt} (it runs when asked for by name)")
-            if name == torch.NAME and target == CPU and len(candidates) > 1:
-                raise BackendError(_NOT_FOR_CPU)
+            passed_over = doubt or _yields(name, target)
+            if passed_over is not None and len(candidates) > 1:
+                raise BackendError(f"{passed_over} (it runs when asked for by name)")
             backend = _open(name, graph, num_threads, target)
         except BackendError as error:
             refused[name] = str(error)
@@ -160,8 +158,7 @@ def _candidates(wanted: str) -> list[str]:
 def _support(name: str, graph: Graph, target: Target) -> Support:
     try:
         isa = _isa(_open(name, graph, 1, target))
-        doubt = _NOT_FOR_CPU if name == torch.NAME and target == CPU else None
-        return Support(name, None, isa, _discouraged(name, graph) or doubt)
+        return Support(name, None, isa, _discouraged(name, graph) or _yields(name, target))
     except BackendError as error:
         return Support(name, str(error), None)
 
@@ -183,6 +180,12 @@ def _open(name: str, graph: Graph, num_threads: int, target: Target) -> Backend:
 def _discouraged(name: str, graph: Graph) -> str | None:
     discouraged = getattr(BACKENDS[name], "discouraged", None)
     reason: str | None = None if discouraged is None else discouraged(graph)
+    return reason
+
+
+def _yields(name: str, target: Target) -> str | None:
+    yields = getattr(BACKENDS[name], "yields", None)
+    reason: str | None = None if yields is None else yields(target)
     return reason
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from .. import probe
+from ..target import CPU
 
 if TYPE_CHECKING:
     from ...graph import Graph
@@ -33,6 +34,11 @@ def unavailable() -> str | None:
     return None if reason is None else f"importing torch {reason}"
 
 
+def yields(target: Target) -> str | None:
+    # Others are faster there, and importing PyTorch takes seconds.
+    return "auto takes it for a GPU or half precision alone" if target == CPU else None
+
+
 def about() -> str:
     """The version, and whether there is a GPU for it."""
     try:
@@ -44,8 +50,6 @@ def about() -> str:
 
 
 def open_graph(graph: Graph, num_threads: int) -> Runner:
-    from ..target import CPU
-
     return open_on(graph, num_threads, CPU)
 
 
