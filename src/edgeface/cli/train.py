@@ -124,7 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.num_threads or default_num_threads())
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
-    start = None if arguments.start is None else _open_start(arguments.start, config)
+    # A run that goes on has begun.
+    begins = arguments.start is not None and not arguments.resume
+    start = _open_start(arguments.start, config) if begins else None
     console = Console()
     console.start_bars()
     samples = load_data(arguments.data, arguments.limit)
@@ -142,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=device,
         teacher=teacher,
         start=start,
-        settles=arguments.start is not None and is_model(arguments.start),
+        settles=begins and is_model(arguments.start),
         hours=arguments.hours,
         resume=arguments.resume,
     )

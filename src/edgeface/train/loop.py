@@ -68,7 +68,7 @@ def train(
     """
     order = Order(samples, config)
     schedule = Schedule(config, len(order), hours)
-    if start is not None and settles and not resume:
+    if start is not None and settles:
         settle(start, _first_images(start, order, pictures, config))
     learner = Learner(config, device, teacher=teacher, start=start)
     progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
