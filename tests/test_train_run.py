@@ -27,6 +27,7 @@ from edgeface.train.learner import Learner
 from edgeface.train.priors import Targets
 from edgeface.train.samples import load_samples
 from edgeface.train.schedule import Progress, Schedule, learning_rate
+from edgeface.train.start import fitted
 
 CPU = torch.device("cpu")
 SMALL = Config(
@@ -441,6 +442,24 @@ def test_a_run_begins_with_the_weights_that_it_is_given(longer, run):
     assert reports[-1].boxes < longer[0][0].boxes
     with pytest.raises(ValueError, match="another network than slim with landmarks"):
         Learner(changed(landmarks=True), CPU, start=start)
+
+
+def test_what_does_not_learn_stays_as_it_began(longer, run):
+    config = dataclasses.replace(
+        LONGER, landmarks=True, learns="landm.", landmark_weight=1.0, seed=7
+    )
+    start, _ = fitted(weights.open_network(longer[1] / loop.CHECKPOINT), config)
+    reports, state = run(config, start=start)
+    assert reports[-1].landmarks < reports[0].landmarks
+    before = start.state_dict()
+    for weights_of in (state["network"], state["state_dict"]):
+        learnt = {key for key, value in weights_of.items() if not torch.equal(value, before[key])}
+        assert learnt == {key for key in before if key.startswith("landm.")}
+
+
+def test_a_name_of_nothing_cannot_learn():
+    with pytest.raises(ValueError, match=r"learns is 'landm\.', and no array"):
+        Learner(changed(learns="landm."), CPU)
 
 
 # --- Export --------------------------------------------------------------------------------------------

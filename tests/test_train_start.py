@@ -111,9 +111,22 @@ def test_slim_begins_as_an_rfb_but_for_the_block():
     )
 
 
+@pytest.mark.parametrize("network", ["slim", "rfb"])
+def test_landmarks_are_heads_beside_those_of_a_network_without(network):
+    original = trained(network)
+    found, left = fitted(original, changed(network=network, landmarks=True))
+    assert left
+    assert all(name.startswith("landm.") for name in left)
+    with torch.no_grad():
+        heads, wanted = found.eval()(image_of()), original(image_of())
+    assert torch.equal(heads.scores, wanted.scores)
+    assert torch.equal(heads.boxes, wanted.boxes)
+    assert heads.landmarks.shape == (*wanted.scores.shape[:2], 10)
+
+
 def test_what_has_little_in_common_is_refused():
     with pytest.raises(ValueError, match="another network than slim with landmarks"):
-        fitted(trained("rfb"), changed(landmarks=True))
+        fitted(trained("retinaface-mobilenet0.25"), changed(landmarks=True))
 
 
 def test_a_leaky_network_keeps_its_slope():

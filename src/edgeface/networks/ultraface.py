@@ -64,6 +64,16 @@ _LANDMARK = _Names(
 )
 
 
+def with_landmarks(name: str) -> str:
+    """What an array of slim or RFB is called in the same network with five landmarks."""
+    own = (*_PLAIN.layers, _PLAIN.extra, *(modules for _, modules, _ in _PLAIN.heads))
+    theirs = (*_LANDMARK.layers, _LANDMARK.extra, *(modules for _, modules, _ in _LANDMARK.heads))
+    for one, other in zip(own, theirs):
+        if name.startswith(f"{one}."):
+            return other + name[len(one) :]
+    raise ValueError(f"{name} is none of its arrays")
+
+
 def draw(builder: Builder) -> tuple[str, ...]:
     """Slim or RFB with scores and boxes."""
     return _skeleton(builder, _PLAIN)

@@ -47,6 +47,8 @@ class Config:
     network: str  # slim | rfb | retinaface-mobilenet0.25 | retinaface-resnet50
     stages: tuple[Stage, ...]
     landmarks: bool = False
+    # Of the arrays that learn, what their names begin with; the others, BatchNorms too, stay as the run began. Empty: all.
+    learns: str = ""
 
     optimizer: str = "sgd"  # sgd | adamw
     learning_rate: float = 1e-2

@@ -51,6 +51,7 @@ class Learner:
         # second of CPU time in float32, 17 to 32 in bfloat16.
         self.network = network.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        _hold(self.network, config.learns)
         self.optimizer = _optimizer(config, self.network)
         self.steps = 0
         self._forward = _compiled(self.network, config)
@@ -66,7 +67,9 @@ class Learner:
 
     def step(self, images: Tensor, targets: Targets, rate: float) -> Step:
         """One update from (N, 3, height, width); what it returns is not waited for."""
-        self.network.train()
+        self.network.train(
+            not self.config.learns
+        )  # what stays as it is does not follow batches either
         cost = self._cost(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         cost.total.backward()
@@ -211,10 +214,24 @@ def _detached(part: Any) -> Any:
     return part.detach() if isinstance(part, Tensor) else type(part)(*(x.detach() for x in part))
 
 
+def _hold(network: nn.Module, learns: str) -> None:
+    """Leaves parameters of other names out of learning.
+
+    Raises:
+        ValueError: None has such a name.
+    """
+    held = [p for name, p in network.named_parameters() if not name.startswith(learns)]
+    if len(held) == len(list(network.parameters())):
+        raise ValueError(f"config: learns is {learns!r}, and no array's name begins so")
+    for parameter in held:
+        parameter.requires_grad_(False)
+
+
 def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
     """Weights of convolutions decay; biases and BatchNorm do not."""
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
+    learning = [p for p in network.parameters() if p.requires_grad]
+    weights = [p for p in learning if p.ndim > 1]
+    others = [p for p in learning if p.ndim <= 1]
     groups = [
         {"params": weights, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},

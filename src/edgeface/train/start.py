@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .. import model
 from ..errors import ModelError
 from ..graph import FLOAT32, Conv
-from .networks import make_network
+from ..networks.ultraface import with_landmarks
+from .networks import Ultraface, UltrafaceLandmark, make_network
 from .weights import described, open_network
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def _take_on(norm: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
 def fitted(start: Detector, config: Config) -> tuple[Detector, list[str]]:
     """A network of the run's kind that begins as `start` where it has the same arrays, and the names of the rest.
 
-    Slim and RFB differ in one block alone, so that one may begin with the other's weights.
+    Slim and RFB differ in one block alone, so that one may begin with the other's weights; and one with landmarks
+    with the weights of one without.
 
     Raises:
         ValueError: Less than half of its values would begin so.
@@ -181,7 +183,10 @@ def fitted(start: Detector, config: Config) -> tuple[Detector, list[str]]:
     torch.manual_seed(config.seed)
     slope = getattr(start, "slope", None)
     made = make_network(config.network, landmarks=config.landmarks, slope=slope)
-    wanted, found = made.state_dict(), start.state_dict()
+    wanted = made.state_dict()
+    found: Mapping[str, Tensor] = start.state_dict()
+    if isinstance(start, Ultraface) and isinstance(made, UltrafaceLandmark):
+        found = {with_landmarks(key): value for key, value in found.items()}
     common = {
         key: value
         for key, value in found.items()
