@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import edgeface
 from edgeface import model, networks, zoo
 from edgeface.cli import main
+from edgeface.cli.train import load_data
 from edgeface.errors import DataError, ModelError
 from edgeface.faces import Faces
 
@@ -593,6 +595,12 @@ def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
     assert f"spec inside {target}" in text
     assert main(arguments) == 2  # it is there
     assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "found"), [(None, range(10)), (3, (0, 3, 6)), (40, range(10))])
+def test_a_limit_takes_images_from_all_over(data, limit, found):
+    names = [Path(sample.name).stem for sample in load_data([data], limit)]
+    assert names == [str(i) for i in found]
 
 
 def test_what_models_are_compared_on_is_not_learnt_from(data, tmp_path, capsys):

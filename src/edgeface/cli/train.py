@@ -84,7 +84,9 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--num-threads", type=parse_count, metavar="N", help="default: the CPUs allowed, at most 4"
     )
-    parser.add_argument("--limit", type=parse_count, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--limit", type=parse_count, metavar="N", help="only N images, from all over"
+    )
     parser.add_argument(
         "--tensorboard",
         action="store_true",
@@ -183,14 +185,15 @@ def import_torch() -> Any:
 
 
 def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
-    """The labelled images there, none of which is to be compared on."""
+    """The labelled images there, none of which is to be compared on; of more than `limit`, some from all over."""
     from ..train.samples import load_samples, open_archive
 
     for path in paths:
         if open_archive(path).held_out:
             raise ValueError(f"{path}: models are compared on it, so none may learn from it")
     samples = [s for path in paths for s in load_samples(path, on_error="skip")]
-    return samples[:limit]
+    count = min(len(samples), limit or len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def _watch(reports: Iterable[Report]) -> None:

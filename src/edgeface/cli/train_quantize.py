@@ -55,7 +55,9 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="images to calibrate with (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=parse_count, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--limit", type=parse_count, metavar="N", help="only N images, from all over"
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
     parser.add_argument(
         "--num-threads", type=parse_count, metavar="N", help="default: the CPUs allowed, at most 4"
