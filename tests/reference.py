@@ -483,11 +483,66 @@ def leaky_relu(values, slope, loss):
 def _conv(op, inputs, lost):
     data, weight = inputs[:2]
     bias = (inputs[2] if len(inputs) > 2 else np.zeros(len(weight))).reshape(1, -1, 1, 1)
+    largest = np.abs(data) + lost[0]
     terms = math.prod(weight.shape[1:])
     # A sum of K products starting from the bias rounds every term at most K + 1 times, in any order.
-    sizes = convolve(np.abs(data) + lost[0], np.abs(weight), op) + np.abs(bias)
-    loss = convolve(lost[0], np.abs(weight), op) + (terms + 1) * ROUNDING * sizes
+    rounded = (terms + 1) * (convolve(largest, np.abs(weight), op) + np.abs(bias))
+    if goes_by_winograd(op, data, weight):
+        rounded = np.maximum(rounded, _winograd_roundings(op, largest, weight, bias))
+    loss = convolve(lost[0], np.abs(weight), op) + ROUNDING * rounded
     return _activate(op, convolve(data, weight, op) + bias, loss)
+
+
+# Winograd's F(4, 3): a polynomial of four terms times one of three, by its values at these points and at
+# infinity. Transposed, it makes four outputs of six inputs and three taps:
+# WINOGRAD_A @ (WINOGRAD_G @ taps * WINOGRAD_B @ inputs).
+_POINTS = np.array([0, 0.625, -0.625, 1.5, -1.5])
+_LAST = np.eye(6)[5]  # of the polynomials below, the one that infinity counts
+
+
+def _factors_of(points):
+    """Coefficients of the product of x - p, the lowest first."""
+    return np.array(np.poly(points))[::-1]
+
+
+WINOGRAD_A = np.vstack([np.vander(_POINTS, 4, increasing=True), _LAST[2:]]).T
+WINOGRAD_G = np.vstack(
+    [
+        np.vander(_POINTS, 3, increasing=True)
+        / np.array([[np.prod(p - _POINTS[p != _POINTS])] for p in _POINTS]),
+        _LAST[3:],
+    ]
+)
+WINOGRAD_B = np.vstack(
+    [*(np.append(_factors_of(_POINTS[p != _POINTS]), 0) for p in _POINTS), _factors_of(_POINTS)]
+)
+
+
+def goes_by_winograd(op, data, weight):
+    """Whether the engine may use it: wins_by_winograd() of steps_winograd.cpp, but for how large the image is."""
+    square = weight.shape[2:] == (3, 3) and op.stride == op.dilation == (1, 1)
+    return square and op.groups == 1 and data.shape[1] >= 16
+
+
+def _winograd_roundings(op, largest, weight, bias):
+    """How many ROUNDINGs an output may be off, times the magnitudes that they are of.
+
+    A factor is at most 4 roundings off (two fused multiply-adds, of two each where there is no instruction for
+    them), a weight 1. A product's sum of K = 3 * channels rounds every term K + 1 times. An output takes them
+    through 5 more: a sum of two, and again two fused multiply-adds.
+    """
+    padded = np.pad(largest[0], ((0, 0), *zip(op.pads[:2], op.pads[2:])))
+    channels, height, width = padded.shape
+    patches = -(-(width - 2) // 4)
+    padded = np.pad(padded, ((0, 0), (0, 0), (0, 4 * patches + 2 - width)))
+    windows = np.stack([padded[:, :, i : i + 4 * patches : 4] for i in range(6)])
+    factors = np.einsum("pi,icyx->pcyx", np.abs(WINOGRAD_B), windows)
+    rows = np.stack([factors[:, :, k : k + height - 2] for k in range(3)], axis=2)
+    weights = np.abs(np.einsum("pt,ockt->pock", WINOGRAD_G, weight.astype(np.float64)))
+    products = np.einsum("pock,pckyx->poyx", weights, rows)
+    sizes = np.einsum("ip,poyx->oyxi", np.abs(WINOGRAD_A), products)
+    sizes = sizes.reshape(*sizes.shape[:2], -1)[None, :, :, : width - 2]
+    return (3 * channels + 1 + 4 + 1 + 5) * (sizes + np.abs(bias))
 
 
 def _add(op, inputs, lost):

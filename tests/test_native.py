@@ -167,6 +167,65 @@ def test_bias_and_activation(groups, bias, activation, isa):
     assert values.max() == 6 if activation == "relu6" else values.max() > high
 
 
+# --- Convolutions of three rows and columns by Winograd's products ---------------------------------------
+
+
+@every_isa
+@pytest.mark.parametrize("width", range(1, 18))
+def test_winograd_of_every_width(width, isa):
+    # As high as it has to be for 4 patches, of which the last of each row has every number of pixels.
+    b = Builder(16, 4, width, seed=width)
+    assert_runs(b.graph(b.conv("input", 5, 3), b.conv("input", 18, 3, pads=(1, 0, 1, 2))), isa)
+
+
+@every_isa
+@pytest.mark.parametrize("channels", [*range(16, 34), 47, 49, 65])
+def test_winograd_of_every_number_of_channels(channels, isa):
+    b = Builder(channels, 5, 9, seed=channels)
+    outputs = [b.conv("input", count, 3) for count in (channels, 66 - channels)]
+    assert_runs(b.graph(*outputs), isa, threads=2)
+
+
+@every_isa
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (2, 1, 0, 0), (1, 1, 1, 1), (0, 2, 2, 1)])
+def test_winograd_beyond_every_edge(pads, activation, isa):
+    b = Builder(17, 7, 10)
+    data = b.conv("input", 19, 3, pads=pads, activation=activation)
+    assert_runs(b.graph(data), isa)
+
+
+@every_isa
+@every_count
+def test_winograd_a_block_of_rows_at_a_time(isa, threads):
+    # 40 pixels of 96 channels and more: some rows fill the scratch.
+    b = Builder(96, 21, 40)
+    first = b.conv("input", 32, 3, activation="leaky_relu")
+    assert_runs(b.graph(b.conv(first, 20, 3)), isa, threads)
+
+
+@every_isa
+def test_winograd_into_a_part_of_a_joined_image_and_out_of_it(isa):
+    b = Builder(16, 6, 11)
+    parts = [b.conv("input", channels, 3, activation="relu") for channels in (5, 16, 12)]
+    joined = b.concat(*parts)
+    assert_runs(b.graph(b.conv(joined, 7, 3), b.conv(parts[1], 3, 3)), isa, threads=2)
+
+
+@every_isa
+def test_winograd_reads_no_pixel_of_the_next_row(isa):
+    # What the last patch lacks counts as 0, whatever lies there.
+    b = Builder(16, 4, 6)
+    data = b.conv("input", 16, 3)
+    graph = b.graph(data)
+    image = image_for(graph, 0)
+    image[..., 0] = 1e30
+    want, bound = (values[0, :, :, 4:] for values in run_graph(graph, image)[data])
+    got = outputs(engine(graph, isa), graph, image)[data].reshape(want.shape[1], -1, len(want))
+    assert (np.abs(got.transpose(2, 0, 1)[..., 4:] - want) <= bound).all()
+    assert bound.max() < 1
+
+
 @every_isa
 def test_padding_is_zero_and_not_the_neighbouring_row(isa):
     b = Builder(1, 3, 3)
@@ -530,6 +589,7 @@ def deep_graph():
     x = b.conv("input", 9, 3, stride=2)
     x = b.conv(b.depthwise(x), 33, 1)
     x = b.max_pool(b.conv(b.depthwise(x, stride=2), 20, 1), 3, 1, (1, 1, 1, 1))
+    x = b.conv(x, 18, 3, activation="leaky_relu")
     x = b.conv(b.upsample(b.max_pool(x), "input"), 16, 3, dilation=3, activation="leaky_relu")
     x = b.conv(b.depthwise(b.upsample(x, x)), 6, 1, activation="none")
     return b.graph(x)
@@ -1126,6 +1186,6 @@ def test_the_bound_of_the_reference_is_tight_enough_to_mean_something():
     graph = b.graph(data)
     image = image_for(graph, 0)
     want, bound = run_graph(graph, image)[data]
-    # 145 roundings of a sum of 145 terms, each of about 1/12 by 1.
+    # 145 roundings of a sum of 145 terms, each of about 1/12 by 1; by Winograd fewer, of larger terms.
     assert bound.max() < 146 * ROUNDING * 40
     assert np.median(np.abs(want)) > 1000 * bound.max()

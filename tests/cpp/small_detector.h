@@ -48,7 +48,7 @@ inline native::Network make_network() {
     const int left = net.conv("left", deep, make_conv(weights, 12, 7, 1, 1, 1), {6, 8, 7});
     const int right = net.conv("right", deep, make_conv(weights, 12, 9, 3, 1, 1, 2), {6, 8, 9});
     const int joined = net.concat("joined", {left, right}, Axis::channels, {});
-    const int mixed = net.conv("mixed", joined, make_conv(weights, 16, 12, 1, 1, 1), {6, 8, 12});
+    const int mixed = net.conv("mixed", joined, make_conv(weights, 16, 12, 3, 1, 1), {6, 8, 12});
     const int sum = net.add("sum", mixed, deep, {-kInfinity, kInfinity}, {});
     const int pooled = net.max_pool("pooled", sum, {2, 2, 2, 2, 1, 1, 0, 0}, 3, 4);
     const int again = net.upsample("again", net.sigmoid("sigmoid", pooled, {}), 6, 8);

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "winograd.h"
+
 namespace edgeface::native {
 
 // out[p][c] = clamp(bias[c] + sum over taps and channels), tap t of pixel p from inputs[t] + p * input_step
@@ -28,7 +30,34 @@ struct ConvRun {
     float slope;
 };
 
-// The same, channel by channel.
+// A row's pixels as the factors of Winograd's products (winograd.h): out[product][patch][channel]. At least
+// winograd::kMostLanes channels.
+struct WinogradInputRun {
+    const float* input;  // what the first output reads first
+    std::ptrdiff_t input_step;
+    int columns;  // that outputs read; what a last patch has beyond them counts as 0
+    int channels;
+    float* output;
+    std::ptrdiff_t product_step;
+};
+
+// out[p][c] = clamp(bias[c] + what the products of p's patch say). Up to winograd::kMostLanes - 1 values are
+// read after the last channel's.
+struct WinogradOutputRun {
+    const float* products;  // [product][patch][channel]
+    std::ptrdiff_t product_step;
+    std::ptrdiff_t patch_step;
+    const float* bias;
+    float* output;
+    int pixels;
+    int channels;
+    std::ptrdiff_t output_step;
+    float low;
+    float high;
+    float slope;
+};
+
+// The same as ConvRun, channel by channel.
 struct DepthwiseRun {
     const float* const* inputs;
     int taps;
@@ -151,6 +180,8 @@ struct Kernels {
     const char* isa;
     int tile_channels;
     void (*conv)(const ConvRun& run);
+    void (*winograd_inputs)(const WinogradInputRun& run);
+    void (*winograd_outputs)(const WinogradOutputRun& run);
     void (*depthwise)(const DepthwiseRun& run);
     // out[i] = clamp(a[i] + b[i]). `out` may be `a` or `b`.
     void (*add)(const float* a, const float* b, float* out, std::size_t count, float low, float high,

@@ -139,6 +139,8 @@ constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Pairs, std::u
 constexpr Kernels kKernels = {"avx2",
                               kTileChannels,
                               conv,
+                              winograd_inputs,
+                              winograd_outputs,
                               depthwise,
                               add,
                               clamp,

@@ -19,6 +19,8 @@ constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Pairs, std::u
 constexpr Kernels kKernels = {"avx512",
                               kTileChannels,
                               conv,
+                              winograd_inputs,
+                              winograd_outputs,
                               depthwise,
                               add,
                               clamp,

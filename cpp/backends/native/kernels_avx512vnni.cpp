@@ -282,6 +282,8 @@ constexpr Kernels kKernels = {
     "avx512vnni",
     kTileChannels,
     conv,
+    winograd_inputs,
+    winograd_outputs,
     depthwise,
     add,
     clamp,

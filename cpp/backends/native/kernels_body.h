@@ -234,6 +234,8 @@ void conv(const ConvRun& run) {
     }
 }
 
+#include "winograd_body.h"
+
 // What lies there; the pointer moves on.
 template <typename V>
 V load_next(const float** at, std::ptrdiff_t step) {

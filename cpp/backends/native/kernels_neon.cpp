@@ -133,6 +133,8 @@ constexpr Kernels kKernels = {
     "neon",
     kTileChannels,
     conv,
+    winograd_inputs,
+    winograd_outputs,
     depthwise,
     add,
     clamp,

@@ -46,6 +46,8 @@ constexpr Kernels kKernels = {
     "neon_dotprod",
     kTileChannels,
     conv,
+    winograd_inputs,
+    winograd_outputs,
     depthwise,
     add,
     clamp,

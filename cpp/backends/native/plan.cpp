@@ -253,7 +253,7 @@ void Plan::hire(std::vector<Image> images) {
     for (int rank = 0; rank < pool_.size(); ++rank) {
         Worker worker;
         worker.images = images;
-        worker.scratch.resize(scratch);
+        worker.scratch_start = aligned_start(worker.scratch, scratch);
         worker.made.resize(stages_.size());
         workers_.push_back(std::move(worker));
     }
@@ -349,7 +349,7 @@ void Plan::make(const StageChain& chain, int number, int end, Worker& worker) co
             const int needed = stage.step->reads(rows).end;
             make(chain, number - 1, std::min(needed, inputs[0]->shape.height), worker);
         }
-        stage.step->run(inputs, output, rows, worker.scratch.data());
+        stage.step->run(inputs, output, rows, worker.scratch_start);
         if (number == chain.last) fill_margins(type_, output, rows);
         made = rows.end;
     }

@@ -61,6 +61,7 @@ class Plan {
         std::vector<Image> images;
         std::vector<std::vector<std::byte>> rings;
         std::vector<std::byte> scratch;
+        std::byte* scratch_start = nullptr;
         std::vector<int> made;  // rows, by stage
     };
 

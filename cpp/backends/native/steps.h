@@ -168,9 +168,19 @@ inline bool is_depthwise(int groups, const Image& input, const Image& output) {
     return groups > 1 && groups == input.shape.channels && groups == output.shape.channels;
 }
 
+// Blocks of tile_channels output channels, each as the kernel reads it: bias, then a row of weights for every
+// tap and input channel; channels that do not exist are zero.
+std::vector<float> pack_conv(const Conv& conv, int group, int in_channels, int out_channels,
+                             int tile_channels);
+
+// Whether a convolution takes less time by Winograd's products.
+bool wins_by_winograd(const Conv& conv, const Shape& input, const Shape& output);
+
 // The makers: one for every operation and type. They pack weights; what they are given has been checked.
 std::unique_ptr<Step> make_conv(const Conv& conv, const Kernels& kernels, const Image& input,
                                 const Image& output);
+std::unique_ptr<Step> make_winograd_conv(const Conv& conv, const Kernels& kernels, const Image& input,
+                                         const Image& output);
 std::unique_ptr<Step> make_add(const Add& add, const Kernels& kernels);
 std::unique_ptr<Step> make_relu(const Relu& relu, const Kernels& kernels);
 std::unique_ptr<Step> make_sigmoid(const Kernels& kernels);

@@ -5,32 +5,6 @@
 namespace edgeface::native {
 namespace {
 
-// Blocks of tile_channels output channels, each as the kernel reads it: bias, then a row of weights for every
-// tap and input channel; channels that do not exist are zero.
-std::vector<float> pack_conv(const Conv& conv, int group, int in_channels, int out_channels,
-                             int tile_channels) {
-    const int taps = conv.window.taps();
-    const int blocks = ceil_divide(out_channels, tile_channels);
-    std::vector<float> packed(size_of(blocks) * size_of(1 + taps * in_channels) * size_of(tile_channels));
-    float* out = packed.data();
-    for (int block = 0; block < blocks; ++block) {
-        const int first = block * tile_channels;
-        const int count = std::min(tile_channels, out_channels - first);
-        const auto channel = [&](int i) { return size_of(group * out_channels + first + i); };
-        for (int i = 0; i < count; ++i) out[i] = conv.bias[channel(i)];
-        out += tile_channels;
-        for (int tap = 0; tap < taps; ++tap) {
-            for (int c = 0; c < in_channels; ++c, out += tile_channels) {
-                for (int i = 0; i < count; ++i) {
-                    out[i] = conv.weight[(channel(i) * size_of(in_channels) + size_of(c)) * size_of(taps) +
-                                         size_of(tap)];
-                }
-            }
-        }
-    }
-    return packed;
-}
-
 class ConvStep : public WindowStep<float> {
   public:
     ConvStep(const Conv& conv, const Kernels& kernels, const Image& input, const Image& output)
@@ -214,11 +188,37 @@ class CopyStep : public Step {
 
 }  // namespace
 
+std::vector<float> pack_conv(const Conv& conv, int group, int in_channels, int out_channels,
+                             int tile_channels) {
+    const int taps = conv.window.taps();
+    const int blocks = ceil_divide(out_channels, tile_channels);
+    std::vector<float> packed(size_of(blocks) * size_of(1 + taps * in_channels) * size_of(tile_channels));
+    float* out = packed.data();
+    for (int block = 0; block < blocks; ++block) {
+        const int first = block * tile_channels;
+        const int count = std::min(tile_channels, out_channels - first);
+        const auto channel = [&](int i) { return size_of(group * out_channels + first + i); };
+        for (int i = 0; i < count; ++i) out[i] = conv.bias[channel(i)];
+        out += tile_channels;
+        for (int tap = 0; tap < taps; ++tap) {
+            for (int c = 0; c < in_channels; ++c, out += tile_channels) {
+                for (int i = 0; i < count; ++i) {
+                    out[i] = conv.weight[(channel(i) * size_of(in_channels) + size_of(c)) * size_of(taps) +
+                                         size_of(tap)];
+                }
+            }
+        }
+    }
+    return packed;
+}
+
 std::unique_ptr<Step> make_conv(const Conv& conv, const Kernels& kernels, const Image& input,
                                 const Image& output) {
     if (is_depthwise(conv.groups, input, output)) {
         return std::make_unique<DepthwiseStep>(conv, kernels, input);
     }
+    if (wins_by_winograd(conv, input.shape, output.shape))
+        return make_winograd_conv(conv, kernels, input, output);
     return std::make_unique<ConvStep>(conv, kernels, input, output);
 }
 
