@@ -109,6 +109,8 @@ CONVOLUTIONS = {
     "depthwise dilation 2": (9, 7, 9, {"channels": 9, "kernel": 3, "groups": 9, "dilation": 2}),
     "depthwise 5x5": (19, 7, 20, {"channels": 19, "kernel": 5, "groups": 19}),
     "depthwise 11x11": (3, 12, 12, {"channels": 3, "kernel": 11, "groups": 3}),
+    "depthwise 1x9": (48, 3, 12, {"channels": 48, "kernel": (1, 9), "groups": 48}),
+    "depthwise 9x1": (48, 12, 5, {"channels": 48, "kernel": (9, 1), "groups": 48}),
     "depthwise of 8 channels": (8, 7, 9, {"channels": 8, "kernel": 3, "groups": 8}),
     "depthwise of 4 channels": (4, 7, 11, {"channels": 4, "kernel": 3, "groups": 4}),
     "depthwise of 8, dilation 2": (

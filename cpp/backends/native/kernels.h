@@ -41,8 +41,8 @@ struct WinogradInputRun {
     std::ptrdiff_t product_step;
 };
 
-// out[p][c] = clamp(bias[c] + what the products of p's patch say). Up to winograd::kMostLanes - 1 values are
-// read after the last channel's.
+// out[p][c] = clamp(bias[c] + what the products of p's patch come to). Up to winograd::kMostLanes - 1 values
+// are read after the last channel's.
 struct WinogradOutputRun {
     const float* products;  // [product][patch][channel]
     std::ptrdiff_t product_step;
@@ -62,7 +62,7 @@ struct DepthwiseRun {
     const float* const* inputs;
     int taps;
     std::ptrdiff_t input_step;
-    std::ptrdiff_t column_step;  // from one tap to the next in a row of the window
+    std::ptrdiff_t column_step;  // from one tap to the next in a row of three; 0 in other rows
     const float* weights;        // [bias, then taps][channels]
     float* output;
     int pixels;

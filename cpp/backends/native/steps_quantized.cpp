@@ -259,8 +259,9 @@ class DepthwiseStep : public WindowStep<T> {
                 taps[i] = this->tap_row(input, y, i / window.kernel_width) +
                           i % window.kernel_width * this->column_step(input);
             }
-            kernel_({taps, window.taps(), this->input_step(input), this->column_step(input), weights_.data(),
-                     narrow_, bias_.data(), multipliers_.data(), to_, row<T>(output, y), output.shape.width,
+            kernel_({taps, window.taps(), this->input_step(input),
+                     window.kernel_width == 3 ? this->column_step(input) : 0, weights_.data(), narrow_,
+                     bias_.data(), multipliers_.data(), to_, row<T>(output, y), output.shape.width,
                      this->channels(), output.stride});
         }
     }
