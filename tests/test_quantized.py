@@ -156,7 +156,9 @@ def network(dtype, height, width, channels, scale):
     return _core.Network(height, width, channels, dtype=dtype, scale=scale)
 
 
-def core_conv(subject, weight, bias, *, scale, weight_scale=1.0, pad=(0, 0), groups=1, output):
+def core_conv(
+    subject, weight, bias, *, scale, weight_scale=1.0, pad=(0, 0), groups=1, low=-math.inf, output
+):
     """Straight to the core: any weight of 16 bits, any scale."""
     return subject.quantized_conv(
         "it",
@@ -168,7 +170,7 @@ def core_conv(subject, weight, bias, *, scale, weight_scale=1.0, pad=(0, 0), gro
         dilation=(1, 1),
         pad=pad,
         groups=groups,
-        clamp=(-math.inf, math.inf, 1.0),
+        clamp=(low, math.inf, 1.0),
         output=output,
         scale=scale,
     )
@@ -295,6 +297,65 @@ def test_sums_that_float32_cannot_hold_become_the_nearest_that_it_can(dtype, isa
     # It can be told from rounding down, and from not rounding.
     assert (want != np.rint(np.float32(bias // 2 * 2) * multiplier)).any()
     assert (want != np.rint(bias * np.float64(multiplier))).any()
+
+
+# What kernels may do with sums below 2^23 and nothing below zero to store, on either side of those bounds. Beyond
+# 2^31 steps, or with a zero point, they may not.
+@every_isa
+@every_type
+@pytest.mark.parametrize("largest", [2**23 - 1, 2**23, 2**23 + 1])
+@pytest.mark.parametrize("step", [2.0**-16, 1.5 * 2.0**-17, 255.0, 256.0, 257.0])
+def test_sums_up_to_the_last_of_a_floats_mantissa(step, largest, dtype, isa):
+    low, high = STORED_RANGE[dtype]
+    random = np.random.default_rng(0)
+    weight = random.integers(-3, 4, (80, 1, 3, 3))
+    most = largest - max(-np.iinfo(dtype).min, high) * np.abs(weight).sum(axis=(1, 2, 3))
+    bias = np.where(np.arange(80) % 2, most, -most)
+    bias[16:48] = random.integers(-300, 300, 32)
+    image = random.choice([low, high], (1, 80, 3, 6)).astype(dtype)
+    sums = reference.convolve(
+        image.astype(np.int64), weight.astype(np.int64), Conv(pads=(1, 1, 1, 1), groups=80)
+    )
+    sums = (sums + bias[:, None, None])[0].reshape(80, -1).T
+    for least, zero in ((0.0, 0), (0.0, 3), (-math.inf, 0)):
+        subject = network(dtype, 3, 6, 80, (1.0, 0))
+        out = core_conv(
+            subject,
+            weight,
+            bias,
+            weight_scale=step,
+            scale=(1.0, zero),
+            pad=(1, 1),
+            groups=80,
+            low=least,
+            output=(3, 6, 80),
+        )
+        subject.output("y", out)
+        steps = np.rint(np.maximum(np.float32(sums) * np.float32(step), np.float32(least)))
+        assert_array_equal(run_core(subject, isa, image), np.clip(steps + zero, low, high))
+
+
+def rows_of_depthwise(channels, height, dtype):
+    b = Builder(channels, height, 9, seed=channels)
+    made = [
+        b.depthwise("input", stride=stride, activation=activation)
+        for stride in (1, 2)
+        for activation in ("relu", "none", "relu6", "leaky_relu")
+    ]
+    given = {name: one_scale(0.05, 0) for name in made}
+    # A part of a joined image has pixels further apart.
+    joined = b.node(Concat(axis=1), *made[:2])
+    return quantize(b.graph(*made, joined), dtype, given={**given, joined: one_scale(0.05, 0)})
+
+
+@every_isa
+@every_count
+@every_type
+@pytest.mark.parametrize("height", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("channels", [8, 16, 32, 48, 64, 144])
+def test_depthwise_of_several_rows_together(channels, height, dtype, isa, threads):
+    graph, wants = built(rows_of_depthwise, channels, height, dtype)
+    assert_runs(graph, isa, threads, wants)
 
 
 # What 2^31 makes: far more than int32 holds, the first number that it does not, and the last that it does.

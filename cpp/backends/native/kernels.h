@@ -75,14 +75,15 @@ struct DepthwiseRun {
 
 // What turns a sum of products into an output: clamp(float(sum) * multiplier), rounded to the nearest, halves
 // to even, plus the zero point. `low` and `high` are whole numbers within the type, less the zero point. A
-// plain one has no slope, no upper bound but the type's, and multipliers below 1: what they make of an int32
-// fits into one again.
+// plain one has no slope, no upper bound but the type's, and steps that fit into an int32 whatever the input.
+// A small one is plain, its low and zero point are 0, and no sum reaches 2^23, of either sign.
 struct Requantization {
     float low;
     float high;
     int zero_point;
     float slope;
     bool plain;
+    bool small;
 };
 
 // out[p][c] = the largest of inputs[t][p * input_step + c] over the taps.
@@ -174,6 +175,9 @@ struct QuantizedKernels {
     void (*depthwise)(const QuantizedDepthwiseRun<T>& run);
     void (*add)(const QuantizedAddRun<T>& run);
     void (*max_pool)(const MaxPoolRun<T>& run);
+    // Runs that differ only in their inputs and outputs: rows one below the other. Null where that saves
+    // nothing.
+    void (*depthwise_rows)(const QuantizedDepthwiseRun<T>* runs, int rows) = nullptr;
 };
 
 struct Kernels {

@@ -259,12 +259,15 @@ void Plan::hire(std::vector<Image> images) {
     }
     for (std::size_t number = 0; number < chains_.size(); ++number) {
         const StageChain& chain = chains_[number];
+        int together = 1;
+        for (int i = chain.first; i <= chain.last; ++i)
+            together = std::max(together, stages_[size_of(i)].step->together());
         for (int i = chain.last; i >= chain.first; --i) {
             Stage& stage = stages_[size_of(i)];
             const Shape& shape = images[size_of(stage.output)].shape;
             const bool alone = chain.first == chain.last;
-            stage.piece =
-                alone ? shape.height : std::min(shape.height, ceil_divide(kPiecePixels, shape.width));
+            const int rows = ceil_divide(ceil_divide(kPiecePixels, shape.width), together) * together;
+            stage.piece = alone ? shape.height : std::min(shape.height, rows);
             infos_[size_of(i)].chain = static_cast<int>(number);
             if (i > chain.first) {
                 add_ring(stages_[size_of(i - 1)].output, stage.step->span(stage.piece));

@@ -102,6 +102,8 @@ class Step {
         const Rows read = reads({0, rows});
         return read.end - read.begin;
     }
+    // So many rows at a time take less than one by one.
+    virtual int together() const { return 1; }
     // Bytes that run() needs, for every thread its own.
     virtual std::size_t scratch() const { return 0; }
 
@@ -145,6 +147,15 @@ class WindowStep : public Step {
         const bool inside = at >= 0 && at < height_;
         const T* first = inside ? row<const T>(input, at) : blank_.data() + margin_;
         return first - window_.pad_left * input.stride;
+    }
+
+    // The same with every tap, `columns` of them in a row.
+    void find_taps(const Image& input, int y, int columns, const T** taps) const {
+        const std::ptrdiff_t step = column_step(input);
+        for (int ky = 0; ky < window_.kernel_height; ++ky) {
+            const T* first = tap_row(input, y, ky);
+            for (int kx = 0; kx < columns; ++kx) *taps++ = first + kx * step;
+        }
     }
 
     std::ptrdiff_t input_step(const Image& input) const { return window_.stride_x * input.stride; }

@@ -30,8 +30,7 @@ class ConvStep : public WindowStep<float> {
         const int columns = folds_ ? 1 : window().kernel_width;
         for (int y = rows.begin; y < rows.end; ++y) {
             const float* taps[kMaxTaps];
-            for (int i = 0; i < window().kernel_height * columns; ++i)
-                taps[i] = tap_row(input, y, i / columns) + i % columns * column_step(input);
+            find_taps(input, y, columns, taps);
             run_groups(taps, window().kernel_height * columns, input, output, y, output.shape.width);
         }
     }
@@ -75,8 +74,7 @@ class DepthwiseStep : public WindowStep<float> {
         const int columns = window().kernel_width;
         for (int y = rows.begin; y < rows.end; ++y) {
             const float* taps[kMaxTaps];
-            for (int i = 0; i < window().taps(); ++i)
-                taps[i] = tap_row(input, y, i / columns) + i % columns * column_step(input);
+            find_taps(input, y, columns, taps);
             kernel_({taps, window().taps(), input_step(input), columns == 3 ? column_step(input) : 0,
                      weights_.data(), row<float>(output, y), output.shape.width, channels(), output.stride,
                      clamp_.low, clamp_.high, clamp_.slope});

@@ -35,7 +35,7 @@ Requantization requantization(const Clamp& clamp, const Quantization& to) {
     const auto high = static_cast<float>(Range<T>::high - to.zero_point);
     const float least = std::clamp(clamp.low / to.scale, low, high);
     const float most = std::clamp(clamp.high / to.scale, low, high);
-    return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope, false};
+    return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope, false, false};
 }
 
 // Steps of the output -> stored value, as the kernels do it.
@@ -66,14 +66,35 @@ std::int32_t folded_bias(const QuantizedConv& conv, std::size_t channel, int zer
     return conv.bias[channel] - zero_point * sum;
 }
 
-template <typename T>
-bool is_plain(const Requantization& to, const std::vector<float>& multipliers) {
-    return to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high &&
-           std::all_of(multipliers.begin(), multipliers.end(), [](float value) { return value < 1; });
-}
-
 float multiplier(const QuantizedConv& conv, std::size_t channel, const Image& input, const Image& output) {
     return input.quantization.scale * conv.weight_scale[channel] / output.quantization.scale;
+}
+
+// More than which no sum of a channel can be, of either sign.
+template <typename T>
+double largest_sum(const QuantizedConv& conv, std::size_t channel, const Image& input) {
+    constexpr int kLargest =
+        std::max(-int{std::numeric_limits<T>::min()}, int{std::numeric_limits<T>::max()});
+    const std::size_t count = conv.weight.size() / conv.bias.size();
+    double sum = std::abs(static_cast<double>(folded_bias(conv, channel, input.quantization.zero_point)));
+    for (std::size_t i = 0; i < count; ++i) sum += kLargest * std::abs(int{conv.weight[channel * count + i]});
+    return sum;
+}
+
+// As far as the kernels may make it easy for themselves.
+template <typename T>
+Requantization requantization(const QuantizedConv& conv, const Image& input, const Image& output) {
+    constexpr double kInt32 = std::numeric_limits<std::int32_t>::max();
+    constexpr double kMantissa = 1 << 23;
+    Requantization to = requantization<T>(conv.clamp, output.quantization);
+    to.plain = to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high;
+    to.small = to.plain && to.low == 0 && to.zero_point == 0;
+    for (std::size_t channel = 0; channel < conv.bias.size(); ++channel) {
+        const double sum = largest_sum<T>(conv, channel, input);
+        to.plain = to.plain && sum * double{multiplier(conv, channel, input, output)} < kInt32;
+        to.small = to.small && to.plain && sum < kMantissa;
+    }
+    return to;
 }
 
 // One group as the kernel reads it; channels that do not exist are zero.
@@ -112,7 +133,7 @@ class ConvStep : public WindowStep<T> {
     ConvStep(const QuantizedConv& conv, const Kernels& kernels, const Image& input, const Image& output)
         : WindowStep<T>(conv.window, input),
           kernels_(is_narrow(conv.weight) ? kernels_for<T>(kernels).narrow : kernels_for<T>(kernels).wide),
-          to_(requantization<T>(conv.clamp, output.quantization)),
+          to_(requantization<T>(conv, input, output)),
           columns_(folds(conv.window, conv.groups, input) ? 1 : conv.window.kernel_width),
           channels_(input.shape.channels / conv.groups * conv.window.kernel_width / columns_),
           in_channels_(input.shape.channels / conv.groups),
@@ -120,8 +141,6 @@ class ConvStep : public WindowStep<T> {
           row_(row_length(input, output)) {
         for (int group = 0; group < conv.groups; ++group)
             packed_.push_back(pack(conv, group, kernels.tile_channels, input, output));
-        to_.plain = std::all_of(packed_.begin(), packed_.end(),
-                                [&](const Packed& packed) { return is_plain<T>(to_, packed.multipliers); });
     }
 
     std::size_t scratch() const override {
@@ -235,8 +254,8 @@ class DepthwiseStep : public WindowStep<T> {
   public:
     DepthwiseStep(const QuantizedConv& conv, const Kernels& kernels, const Image& input, const Image& output)
         : WindowStep<T>(conv.window, input),
-          kernel_(kernels_for<T>(kernels).depthwise),
-          to_(requantization<T>(conv.clamp, output.quantization)),
+          kernels_(kernels_for<T>(kernels)),
+          to_(requantization<T>(conv, input, output)),
           narrow_(is_narrow(conv.weight)) {
         const int taps = conv.window.taps();
         for (int tap = 0; tap < taps; ++tap) {
@@ -247,27 +266,49 @@ class DepthwiseStep : public WindowStep<T> {
             bias_.push_back(folded_bias(conv, size_of(c), input.quantization.zero_point));
             multipliers_.push_back(multiplier(conv, size_of(c), input, output));
         }
-        to_.plain = is_plain<T>(to_, multipliers_);
     }
 
+    int together() const override { return kernels_.depthwise_rows == nullptr ? 1 : 2; }
+
+    // Several rows at a time: as many as the pointers to their taps fit on the stack.
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
-        const Image& input = *inputs[0];
-        const Window& window = this->window();
-        for (int y = rows.begin; y < rows.end; ++y) {
-            const T* taps[kMaxTaps];
-            for (int i = 0; i < window.taps(); ++i) {
-                taps[i] = this->tap_row(input, y, i / window.kernel_width) +
-                          i % window.kernel_width * this->column_step(input);
-            }
-            kernel_({taps, window.taps(), this->input_step(input),
-                     window.kernel_width == 3 ? this->column_step(input) : 0, weights_.data(), narrow_,
-                     bias_.data(), multipliers_.data(), to_, row<T>(output, y), output.shape.width,
-                     this->channels(), output.stride});
+        constexpr int kTogether = 8;
+        const T* taps[kMaxTaps];
+        QuantizedDepthwiseRun<T> runs[kTogether];
+        const int window = this->window().taps();
+        const int together = std::min(kTogether, kMaxTaps / window);
+        for (int y = rows.begin; y < rows.end; y += together) {
+            const int count = std::min(together, rows.end - y);
+            for (int i = 0; i < count; ++i) runs[i] = row_run(*inputs[0], output, y + i, taps + i * window);
+            run_rows(runs, count);
         }
     }
 
   private:
-    void (*kernel_)(const QuantizedDepthwiseRun<T>&);
+    QuantizedDepthwiseRun<T> row_run(const Image& input, const Image& output, int y, const T** taps) const {
+        const Window& window = this->window();
+        this->find_taps(input, y, window.kernel_width, taps);
+        return {taps,
+                window.taps(),
+                this->input_step(input),
+                window.kernel_width == 3 ? this->column_step(input) : 0,
+                weights_.data(),
+                narrow_,
+                bias_.data(),
+                multipliers_.data(),
+                to_,
+                row<T>(output, y),
+                output.shape.width,
+                this->channels(),
+                output.stride};
+    }
+
+    void run_rows(const QuantizedDepthwiseRun<T>* runs, int rows) const {
+        if (kernels_.depthwise_rows != nullptr) return kernels_.depthwise_rows(runs, rows);
+        for (int i = 0; i < rows; ++i) kernels_.depthwise(runs[i]);
+    }
+
+    const QuantizedKernels<T>& kernels_;
     Requantization to_;
     bool narrow_;
     std::vector<std::int16_t> weights_;

@@ -111,15 +111,23 @@ struct Ints::Narrowing {
         : zero_point(_mm512_set1_epi16(static_cast<short>(to.zero_point))),
           low(_mm512_set1_epi8(static_cast<char>(static_cast<int>(to.low) + to.zero_point))) {}
 
+    template <bool kHasZeroPoint>
     __m512i halves(Ints a, Ints b) const {
-        return _mm512_adds_epi16(_mm512_packs_epi32(a.v, b.v), zero_point);
+        const __m512i words = _mm512_packs_epi32(a.v, b.v);
+        return kHasZeroPoint ? _mm512_adds_epi16(words, zero_point) : words;
     }
     // Within each 128-bit lane, those of from[0], from[1], from[2] and from[3] follow one another.
+    template <bool kHasZeroPoint = true>
     __m512i bytes(const Ints* from, const std::int8_t*) const {
-        return _mm512_max_epi8(_mm512_packs_epi16(halves(from[0], from[1]), halves(from[2], from[3])), low);
+        return _mm512_max_epi8(_mm512_packs_epi16(halves<kHasZeroPoint>(from[0], from[1]),
+                                                  halves<kHasZeroPoint>(from[2], from[3])),
+                               low);
     }
+    template <bool kHasZeroPoint = true>
     __m512i bytes(const Ints* from, const std::uint8_t*) const {
-        return _mm512_max_epu8(_mm512_packus_epi16(halves(from[0], from[1]), halves(from[2], from[3])), low);
+        return _mm512_max_epu8(_mm512_packus_epi16(halves<kHasZeroPoint>(from[0], from[1]),
+                                                   halves<kHasZeroPoint>(from[2], from[3])),
+                               low);
     }
     // The vectors one after another, of kPixels pixels.
     template <int kPixels, typename T>
