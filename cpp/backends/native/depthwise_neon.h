@@ -69,6 +69,31 @@ struct NarrowRequantizer {
     bool is_bent;
 };
 
+// The same where neither slope nor zero point nor an upper bound other than the type's is to be heeded.
+struct ReluRequantizer {
+    explicit ReluRequantizer(const Requantization& to)
+        : low(vdupq_n_s8(static_cast<std::int8_t>(to.low))) {}
+
+    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
+        int16x4_t words[4];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < 4; ++v) {
+            words[v] = NarrowRequantizer::rounded({vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v])});
+        }
+        const int16x8_t first = vcombine_s16(words[0], words[1]);
+        const int16x8_t second = vcombine_s16(words[2], words[3]);
+        return vmaxq_s8(vcombine_s8(vqmovn_s16(first), vqmovn_s16(second)), low);
+    }
+
+    int8x16_t low;
+};
+
+template <typename Make>
+void with_narrow_requantizer(const Requantization& to, const Make& make) {
+    if (to.plain && to.zero_point == 0) return make(ReluRequantizer(to));
+    make(NarrowRequantizer(to));
+}
+
 void depthwise_bytes_9(const QuantizedDepthwiseRun<std::int8_t>& run, int c) {
     int8x16_t weights[9];
     const std::int8_t* inputs[9];

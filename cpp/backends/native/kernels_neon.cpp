@@ -15,115 +15,211 @@ namespace {
 
 #include "depthwise_neon.h"
 
-// Without a dot product instruction int8 is fastest 16 products at a time: of bytes that follow one another
-// in both operands, two in each 16-bit sum (at most 128 * 127 each), then pairs of those into 32 bits. Every
-// output of a tile has four partial sums, which are added at its end.
+// Without a dot product instruction int8 is fastest two channels at a time: weights of both, in turn, of
+// eight output channels times a pixel's two, repeated. Two products are summed in 16 bits (at most 128 * 127
+// each), then neighbours, which are one output's, into its 32 bits: no sum is in parts at the end.
+constexpr int kPair = 2;
+constexpr int kChain = 2;
+constexpr QuantizedLayout kPairsLayout = {kPair, 1, 1, 0};
+
 #if defined(__aarch64__)
-constexpr int kBlockPixels = 4;  // 16 of the 32 registers hold sums
+constexpr int kBytesPixels = 4;  // x 16 channels: 16 of the 32 registers hold sums, 8 weights, 4 inputs
+constexpr int kBytesVectors = 4;
+using Repeated = int8x16_t;
 #else
-constexpr int kBlockPixels = 2;  // 8 of the 16
+constexpr int kBytesPixels = 4;  // x 8: 8 of the 16, 4 and 2
+constexpr int kBytesVectors = 2;
+using Repeated = int8x8_t;
 #endif
-constexpr int kBlockChannels = 4;
-constexpr int kBytes = 16;
 
-constexpr QuantizedLayout kBytesLayout = {kBytes, 1, 1, 0};
-
-int32x4_t horizontal(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+// Two channels again and again; the pointer moves on, for nothing.
+Repeated next_pair(const std::int8_t** at) {
+    Repeated values;
+    const auto& read = *reinterpret_cast<const std::int8_t (*)[kPair]>(*at);
 #if defined(__aarch64__)
-    return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+    __asm__("ld1r {%0.8h}, [%1], #2" : "=w"(values), "+r"(*at) : "m"(read));
 #else
-    const auto halves = [](int32x4_t v) { return vpadd_s32(vget_low_s32(v), vget_high_s32(v)); };
-    return vcombine_s32(vpadd_s32(halves(a), halves(b)), vpadd_s32(halves(c), halves(d)));
+    __asm__("vld1.16 {%P0[]}, [%1]!" : "=w"(values), "+r"(*at) : "m"(read));
+#endif
+    return values;
+}
+
+int16x8_t products(int8x16_t row, Repeated values, int half) {
+#if defined(__aarch64__)
+    return half == 0 ? vmull_s8(vget_low_s8(row), vget_low_s8(values)) : vmull_high_s8(row, values);
+#else
+    return vmull_s8(half == 0 ? vget_low_s8(row) : vget_high_s8(row), values);
 #endif
 }
 
-int32x4_t dot_bytes(int32x4_t sum, int8x16_t a, int8x16_t b) {
-    const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+int16x8_t add_products(int16x8_t sum, int8x16_t row, Repeated values, int half) {
 #if defined(__aarch64__)
-    return vpadalq_s16(sum, vmlal_high_s8(low, a, b));
+    return half == 0 ? vmlal_s8(sum, vget_low_s8(row), vget_low_s8(values)) : vmlal_high_s8(sum, row, values);
 #else
-    return vpadalq_s16(sum, vmlal_s8(low, vget_high_s8(a), vget_high_s8(b)));
+    return vmlal_s8(sum, half == 0 ? vget_low_s8(row) : vget_high_s8(row), values);
 #endif
 }
 
-// Four channels of four pixels of a run's output; the last may lie outside the tile.
-void store_block(const int32x4_t* sums, float32x4_t multipliers, const NarrowRequantizer& requantized,
-                 std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
-    const float32x4_t same[4] = {multipliers, multipliers, multipliers, multipliers};
-    std::int8_t bytes[kBytes];
-    const int8x16_t values = requantized({{sums[0], sums[1], sums[2], sums[3]}}, same);
-    if (pixels == 4 && channels >= kBlockChannels) {
-        const uint32x4_t words = vreinterpretq_u32_s8(values);
-        const std::uint32_t four[4] = {vgetq_lane_u32(words, 0), vgetq_lane_u32(words, 1),
-                                       vgetq_lane_u32(words, 2), vgetq_lane_u32(words, 3)};
-        for (int p = 0; p < 4; ++p, output += step) __builtin_memcpy(output, &four[p], sizeof(four[p]));
-        return;
-    }
-    vst1q_s8(bytes, values);
-    const int count = channels < kBlockChannels ? channels : kBlockChannels;
-    for (int p = 0; p < pixels; ++p)
-        __builtin_memcpy(output + p * step, bytes + p * kBlockChannels, static_cast<std::size_t>(count));
-}
+// Of kPixels pixels x kVectors vectors of channels. Weights are in blocks of two vectors each.
+template <int kPixels, int kVectors>
+struct PairsTile {
+    static constexpr int kBlocks = (kVectors + 1) / 2;
+    static constexpr int kRow = kTileChannels * kPair;
+    int32x4_t sums[kPixels][kVectors];
 
-template <int kPixels>
-void conv_bytes_tile(const QuantizedConvRun<std::int8_t>& run, const std::byte* weights, int pixel, int first,
-                     int32x4_t* sums) {
-    int32x4_t partial[kPixels][kBlockChannels];
-    EDGEFACE_UNROLL
-    for (int p = 0; p < kPixels; ++p) {
+    template <int kPairs>
+    __attribute__((always_inline)) void add(const std::int8_t* weights, std::ptrdiff_t block,
+                                            const std::int8_t** inputs) {
+        int8x16_t rows[kBlocks][kPairs];
         EDGEFACE_UNROLL
-        for (int c = 0; c < kBlockChannels; ++c) partial[p][c] = vdupq_n_s32(0);
-    }
-    const int groups = (run.channels + kBytes - 1) / kBytes;
-    const std::ptrdiff_t step = run.input_step;
-    for (int tap = 0; tap < run.taps; ++tap) {
-        const auto* input = reinterpret_cast<const std::int8_t*>(run.inputs[tap] + pixel * step);
-        for (int group = 0; group < groups; ++group, input += kBytes, weights += kTileChannels * kBytes) {
-            int8x16_t values[kPixels];
+        for (int b = 0; b < kBlocks; ++b) {
             EDGEFACE_UNROLL
-            for (int p = 0; p < kPixels; ++p) values[p] = vld1q_s8(input + p * step);
+            for (int i = 0; i < kPairs; ++i) rows[b][i] = vld1q_s8(weights + b * block + i * kRow);
+        }
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            Repeated values[kPairs];
             EDGEFACE_UNROLL
-            for (int c = 0; c < kBlockChannels; ++c) {
-                const int8x16_t row = vld1q_s8(reinterpret_cast<const std::int8_t*>(weights) + c * kBytes);
-                EDGEFACE_UNROLL
-                for (int p = 0; p < kPixels; ++p) partial[p][c] = dot_bytes(partial[p][c], values[p], row);
+            for (int i = 0; i < kPairs; ++i) values[i] = next_pair(&inputs[p]);
+            EDGEFACE_UNROLL
+            for (int v = 0; v < kVectors; ++v) {
+                add_chains<kPairs>(&sums[p][v], rows[v / 2], values, v % 2);
+                // Or a compiler loads the next pixels' values before, for which there are no registers.
+                if (p + 1 < kPixels) __asm__("" : "+w"(sums[p][v]), "+r"(inputs[p + 1]));
             }
         }
     }
-    const int32x4_t bias = vld1q_s32(run.bias + first);
-    EDGEFACE_UNROLL
-    for (int p = 0; p < kPixels; ++p)
-        sums[p] = vaddq_s32(bias, horizontal(partial[p][0], partial[p][1], partial[p][2], partial[p][3]));
-}
 
-// Sums of four pixels at a time are requantised together.
-template <int kPixels>
-int conv_bytes_tiles(const QuantizedConvRun<std::int8_t>& run, const std::byte* weights, int pixel, int first,
-                     const NarrowRequantizer& requantized) {
-    const float32x4_t multipliers = vld1q_f32(run.multipliers + first);
-    for (; pixel + kPixels <= run.pixels; pixel += kPixels) {
-        int32x4_t sums[4] = {};
-        constexpr int kPart = kPixels < kBlockPixels ? kPixels : kBlockPixels;
+    template <int kPairs>
+    __attribute__((always_inline)) static void add_chains(int32x4_t* sum, const int8x16_t* row,
+                                                          const Repeated* values, int half) {
         EDGEFACE_UNROLL
-        for (int done = 0; done < kPixels; done += kPart)
-            conv_bytes_tile<kPart>(run, weights, pixel + done, first, sums + done);
-        store_block(sums, multipliers, requantized, run.output + pixel * run.output_step + first,
-                    run.output_step, kPixels, run.output_channels - first);
+        for (int first = 0; first < kPairs; first += kChain) {
+            int16x8_t chain = products(row[first], values[first], half);
+            EDGEFACE_UNROLL
+            for (int i = first + 1; i < first + kChain && i < kPairs; ++i)
+                chain = add_products(chain, row[i], values[i], half);
+            *sum = vpadalq_s16(*sum, chain);
+        }
     }
-    return pixel;
+
+    __attribute__((always_inline)) void add_tap(const std::int8_t* weights, std::ptrdiff_t block,
+                                                const std::int8_t* input, std::ptrdiff_t step, int pairs) {
+        const std::int8_t* inputs[kPixels];
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) inputs[p] = input + p * step;
+        for (int fours = pairs / 4; fours > 0; --fours, weights += 4 * kRow) add<4>(weights, block, inputs);
+        if ((pairs & 2) != 0) add<2>(weights, block, inputs);
+        if ((pairs & 1) != 0) add<1>(weights + (pairs & 2) * kRow, block, inputs);
+    }
+};
+
+// kVectors vectors of four channels of each of 4 / kVectors pixels, of which `pixels` and `channels` exist.
+template <int kVectors>
+void store_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
+    constexpr std::size_t kChannels = 4 * kVectors;
+    if (kVectors == 4 && channels >= 16) return vst1q_s8(output, values);
+    std::int8_t bytes[16];
+    vst1q_s8(bytes, values);
+    const std::size_t count = channels < 4 * kVectors ? static_cast<std::size_t>(channels) : kChannels;
+    for (int p = 0; p < pixels; ++p)
+        __builtin_memcpy(output + p * step, bytes + static_cast<std::size_t>(p) * kChannels, count);
 }
 
-void conv_bytes(const QuantizedConvRun<std::int8_t>& run) {
-    const NarrowRequantizer requantized(run.to);
-    const std::ptrdiff_t groups = (run.channels + kBytes - 1) / kBytes;
-    const std::ptrdiff_t block = run.taps * groups * kTileChannels * kBytes;
-    for (int first = 0; first < run.output_channels; first += kBlockChannels) {
-        const std::byte* weights =
-            run.weights + first / kTileChannels * block + first % kTileChannels * kBytes;
-        int pixel = conv_bytes_tiles<4>(run, weights, 0, first, requantized);
-        pixel = conv_bytes_tiles<2>(run, weights, pixel, first, requantized);
-        conv_bytes_tiles<1>(run, weights, pixel, first, requantized);
+template <int kVectors>
+void store_whole_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step) {
+    if constexpr (kVectors == 4) {
+        vst1q_s8(output, values);
+    } else if constexpr (kVectors == 2) {
+        vst1_s8(output, vget_low_s8(values));
+        vst1_s8(output + step, vget_high_s8(values));
+    } else {
+        const uint32x4_t words = vreinterpretq_u32_s8(values);
+        const std::uint32_t four[4] = {vgetq_lane_u32(words, 0), vgetq_lane_u32(words, 1),
+                                       vgetq_lane_u32(words, 2), vgetq_lane_u32(words, 3)};
+        EDGEFACE_UNROLL
+        for (int p = 0; p < 4; ++p) __builtin_memcpy(output + p * step, &four[p], sizeof(four[p]));
     }
+}
+
+// Sixteen values at a time: of several pixels where a tile has fewer channels.
+template <int kPixels, int kVectors, typename Requantized>
+void store_pairs(const int32x4_t* sums, const float32x4_t* multipliers, const Requantized& requantized,
+                 std::int8_t* output, std::ptrdiff_t step, int channels) {
+    constexpr int kTogether = 4 / kVectors;
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; p += kTogether, output += kTogether * step) {
+        Sums16 four;
+        float32x4_t with[4];
+        EDGEFACE_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const bool is_inside = p * kVectors + i < kPixels * kVectors;
+            four.v[i] = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
+            with[i] = multipliers[i % kVectors];
+        }
+        const int8x16_t values = requantized(four, with);
+        constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
+        if (kMost == kTogether && channels >= 4 * kVectors) {
+            store_whole_bytes<kVectors>(values, output, step);
+        } else {
+            store_bytes<kVectors>(values, output, step, kMost, channels);
+        }
+    }
+}
+
+template <int kPixels, int kVectors, typename Requantized>
+void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int pixel,
+                     int first, const Requantized& requantized) {
+    PairsTile<kPixels, kVectors> tile;
+    EDGEFACE_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+        const int32x4_t bias = vld1q_s32(run.bias + first + 4 * v);
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) tile.sums[p][v] = bias;
+    }
+    const int pairs = (run.channels + kPair - 1) / kPair;
+    const std::ptrdiff_t tap_size = pairs * tile.kRow;
+    const std::ptrdiff_t block = run.taps * tap_size;
+    for (int tap = 0; tap < run.taps; ++tap, weights += tap_size) {
+        const auto* input = reinterpret_cast<const std::int8_t*>(run.inputs[tap]);
+        tile.add_tap(weights, block, input + pixel * run.input_step, run.input_step, pairs);
+    }
+    float32x4_t multipliers[kVectors];
+    EDGEFACE_UNROLL
+    for (int v = 0; v < kVectors; ++v) multipliers[v] = vld1q_f32(run.multipliers + first + 4 * v);
+    store_pairs<kPixels, kVectors>(&tile.sums[0][0], multipliers, requantized,
+                                   run.output + pixel * run.output_step + first, run.output_step,
+                                   run.output_channels - first);
+}
+
+template <int kVectors, typename Requantized>
+void conv_pairs_block(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int first,
+                      const Requantized& requantized) {
+    for_tiles<kBytesPixels>(run.pixels, [&](auto pixels, int pixel) __attribute__((always_inline)) {
+        conv_pairs_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, requantized);
+    });
+}
+
+template <typename Requantized>
+void conv_pairs_as(const QuantizedConvRun<std::int8_t>& run, const Requantized& requantized) {
+    const auto* weights = reinterpret_cast<const std::int8_t*>(run.weights);
+    const std::ptrdiff_t pairs = (run.channels + kPair - 1) / kPair;
+    constexpr int kMost = 4 * kBytesVectors;
+    for (int first = 0; first < run.output_channels; first += kMost) {
+        const int left = run.output_channels - first;
+        if (left > kTileChannels && kBytesVectors == 4) {
+            conv_pairs_block<kBytesVectors>(run, weights, first, requantized);
+        } else if (left > 4) {
+            conv_pairs_block<2>(run, weights, first, requantized);
+        } else {
+            conv_pairs_block<1>(run, weights, first, requantized);
+        }
+        weights += kMost * run.taps * pairs * kPair;
+    }
+}
+
+void conv_pairs(const QuantizedConvRun<std::int8_t>& run) {
+    with_narrow_requantizer(run.to, [&](const auto& requantized) { conv_pairs_as(run, requantized); });
 }
 
 constexpr QuantizedConvKernels<std::int8_t> kWide = conv_kernels<Singles, std::int8_t>(widen);
@@ -141,7 +237,7 @@ constexpr Kernels kKernels = {
     max_pool,
     sigmoid,
     softmax_pairs,
-    {{kBytesLayout, nullptr, conv_bytes}, kWide, depthwise_bytes, quantized_add, max_pool},
+    {{kPairsLayout, nullptr, conv_pairs}, kWide, depthwise_bytes, quantized_add, max_pool},
     {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace
