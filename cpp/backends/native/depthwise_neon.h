@@ -1,135 +1,134 @@
-// Depthwise 3x3 of int8 with weights that fit in a byte: products of two taps are summed in 16 bits, where
-// two of at most 128 * 127 always fit. For the kernel files that include it, behind kernels_body.h.
+// Depthwise 3x3 of int8 with weights that fit in a byte: products are summed in 16 bits, as many of them as
+// always fit. For the kernel files that include it, behind requantize_neon.h.
 
-struct Sums16 {
-    int32x4_t v[4];  // of 16 channels
+#if defined(__aarch64__)
+constexpr int kBytesParts = 2;  // of eight channels
+using Bytes = int8x16_t;
+
+Bytes load_weights(const std::int16_t* from) {
+    Bytes weights = vcombine_s8(vmovn_s16(vld1q_s16(from)), vmovn_s16(vld1q_s16(from + 8)));
+    __asm__("" : "+w"(weights));  // or a compiler keeps its halves in registers of their own
+    return weights;
+}
+
+int16x8_t product(Bytes a, Bytes b, int part) {
+    return part == 0 ? vmull_s8(vget_low_s8(a), vget_low_s8(b)) : vmull_high_s8(a, b);
+}
+
+int16x8_t add_product(int16x8_t sum, Bytes a, Bytes b, int part) {
+    return part == 0 ? vmlal_s8(sum, vget_low_s8(a), vget_low_s8(b)) : vmlal_high_s8(sum, a, b);
+}
+
+// What lies there; the pointer moves on, for nothing.
+Bytes next_bytes(const std::int8_t** at, std::ptrdiff_t step) {
+    Bytes values;
+    const auto& read = *reinterpret_cast<const std::int8_t (*)[8 * kBytesParts]>(*at);
+    __asm__("ld1 {%0.16b}, [%1], %2" : "=w"(values), "+r"(*at) : "r"(step), "m"(read));
+    return values;
+}
+#else
+constexpr int kBytesParts = 1;  // 16 registers have room for no more
+using Bytes = int8x8_t;
+
+Bytes load_weights(const std::int16_t* from) { return vmovn_s16(vld1q_s16(from)); }
+int16x8_t product(Bytes a, Bytes b, int) { return vmull_s8(a, b); }
+int16x8_t add_product(int16x8_t sum, Bytes a, Bytes b, int) { return vmlal_s8(sum, a, b); }
+
+Bytes next_bytes(const std::int8_t** at, std::ptrdiff_t step) {
+    Bytes values;
+    const auto& read = *reinterpret_cast<const std::int8_t (*)[8 * kBytesParts]>(*at);
+    __asm__("vld1.8 {%P0}, [%1], %2" : "=w"(values), "+r"(*at) : "r"(step), "m"(read));
+    return values;
+}
+#endif
+
+constexpr int kBytesVectors = 2 * kBytesParts;
+
+struct DepthwiseBytes {
+    Bytes weights[9];
+    int32x4_t bias[kBytesVectors];
+    float32x4_t multipliers[kBytesVectors];
 };
 
-void add_taps(Sums16* sums, int16x8_t low, int16x8_t high) {
-    sums->v[0] = vaddw_s16(sums->v[0], vget_low_s16(low));
-    sums->v[1] = vaddw_s16(sums->v[1], vget_high_s16(low));
-    sums->v[2] = vaddw_s16(sums->v[2], vget_low_s16(high));
-    sums->v[3] = vaddw_s16(sums->v[3], vget_high_s16(high));
-}
-
-void add_pair(Sums16* sums, int8x16_t a, int8x16_t weight_a, int8x16_t b, int8x16_t weight_b) {
-    const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(weight_a));
-    const int16x8_t high = vmull_s8(vget_high_s8(a), vget_high_s8(weight_a));
-    add_taps(sums, vmlal_s8(low, vget_low_s8(b), vget_low_s8(weight_b)),
-             vmlal_s8(high, vget_high_s8(b), vget_high_s8(weight_b)));
-}
-
-int8x16_t load_weights(const std::int16_t* from) {
-    return vcombine_s8(vmovn_s16(vld1q_s16(from)), vmovn_s16(vld1q_s16(from + 8)));
-}
-
-// Rounding first and clamping last is the same as the other way round: the bounds are whole numbers.
-struct NarrowRequantizer {
-    explicit NarrowRequantizer(const Requantization& to)
-        : zero_point(vdupq_n_s16(static_cast<std::int16_t>(to.zero_point))),
-          low(vdupq_n_s8(static_cast<std::int8_t>(to.low + static_cast<float>(to.zero_point)))),
-          high(vdupq_n_s8(static_cast<std::int8_t>(to.high + static_cast<float>(to.zero_point)))),
-          slope(Vec::broadcast(to.slope)),
-          is_bent(to.slope != 1) {}
-
-    static int16x4_t rounded(Vec steps) {
-#if defined(__aarch64__)
-        return vqmovn_s32(Ints::rounded(steps).v);
-#else
-        // The way ARMv7 rounds holds for small numbers only.
-        const Vec limit = Vec::broadcast(32767);
-        return vqmovn_s32(
-            Ints::rounded(Vec::max(Vec::min(steps, limit), Vec::subtract(Vec::broadcast(0), limit))).v);
-#endif
-    }
-
-    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        Vec steps[4];
+// Pixels side by side, which share the columns that they both read. kChain: how many products are summed in
+// 16 bits.
+template <int kPixels, int kStride, int kChain, typename Requantized>
+__attribute__((always_inline)) inline void depthwise_bytes_tile(const QuantizedDepthwiseRun<std::int8_t>& run,
+                                                                const DepthwiseBytes& by,
+                                                                const Requantized& requantized,
+                                                                const std::int8_t** rows,
+                                                                std::int8_t* output) {
+    constexpr int kColumns = 3 + (kPixels - 1) * kStride;
+    int16x8_t chains[kPixels][kBytesParts];
+    int32x4_t sums[kPixels][kBytesVectors];
+    EDGEFACE_UNROLL
+    for (int row = 0; row < 3; ++row) {
+        Bytes values[kColumns];
         EDGEFACE_UNROLL
-        for (int v = 0; v < 4; ++v) {
-            steps[v].v = vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]);
-        }
-        if (is_bent) {
+        for (int column = 0; column < kColumns; ++column)
+            values[column] = next_bytes(&rows[row], run.column_step);
+        rows[row] -= (kColumns - kPixels * kStride) * run.column_step;
+        EDGEFACE_UNROLL
+        for (int tap = 3 * row; tap < 3 * row + 3; ++tap) {
             EDGEFACE_UNROLL
-            for (Vec& vector : steps) {
-                vector = Vec::max(vector, Vec::multiply(vector, slope));
+            for (int i = 0; i < kPixels * kBytesParts; ++i) {
+                const int p = i / kBytesParts, part = i % kBytesParts;
+                const Bytes value = values[p * kStride + tap % 3];
+                int16x8_t& chain = chains[p][part];
+                chain = tap % kChain == 0 ? product(value, by.weights[tap], part)
+                                          : add_product(chain, value, by.weights[tap], part);
+                if (tap % kChain != kChain - 1 && tap != 8) continue;
+                int32x4_t* sum = &sums[p][2 * part];
+                const int32x4_t* from = tap < kChain ? &by.bias[2 * part] : sum;
+                sum[0] = vaddw_s16(from[0], vget_low_s16(chain));
+                sum[1] = vaddw_s16(from[1], vget_high_s16(chain));
             }
         }
-        const int16x8_t first = vcombine_s16(rounded(steps[0]), rounded(steps[1]));
-        const int16x8_t second = vcombine_s16(rounded(steps[2]), rounded(steps[3]));
-        const int8x16_t values = vcombine_s8(vqmovn_s16(vqaddq_s16(first, zero_point)),
-                                             vqmovn_s16(vqaddq_s16(second, zero_point)));
-        return vminq_s8(vmaxq_s8(values, low), high);
     }
-
-    int16x8_t zero_point;
-    int8x16_t low;
-    int8x16_t high;
-    Vec slope;
-    bool is_bent;
-};
-
-// The same where neither slope nor zero point nor an upper bound other than the type's is to be heeded.
-struct ReluRequantizer {
-    explicit ReluRequantizer(const Requantization& to)
-        : low(vdupq_n_s8(static_cast<std::int8_t>(to.low))) {}
-
-    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        int16x4_t words[4];
-        EDGEFACE_UNROLL
-        for (int v = 0; v < 4; ++v) {
-            words[v] = NarrowRequantizer::rounded({vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v])});
-        }
-        const int16x8_t first = vcombine_s16(words[0], words[1]);
-        const int16x8_t second = vcombine_s16(words[2], words[3]);
-        return vmaxq_s8(vcombine_s8(vqmovn_s16(first), vqmovn_s16(second)), low);
-    }
-
-    int8x16_t low;
-};
-
-template <typename Make>
-void with_narrow_requantizer(const Requantization& to, const Make& make) {
-    if (to.plain && to.zero_point == 0) return make(ReluRequantizer(to));
-    make(NarrowRequantizer(to));
+    store_vectors<kPixels, kBytesVectors>(&sums[0][0], by.multipliers, requantized, output, run.output_step,
+                                          8 * kBytesParts);
 }
 
-void depthwise_bytes_9(const QuantizedDepthwiseRun<std::int8_t>& run, int c) {
-    int8x16_t weights[9];
-    const std::int8_t* inputs[9];
-    for (int tap = 0; tap < 9; ++tap) {
-        weights[tap] = load_weights(run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c);
-        inputs[tap] = run.inputs[tap] + c;
+template <int kStride, int kChain, typename Requantized>
+void depthwise_bytes_3x3(const QuantizedDepthwiseRun<std::int8_t>& run, const Requantized& requantized,
+                         int c) {
+    constexpr int kPixels = 2;
+    DepthwiseBytes by;
+    for (int tap = 0; tap < 9; ++tap)
+        by.weights[tap] = load_weights(run.weights + static_cast<std::ptrdiff_t>(tap) * run.channels + c);
+    for (int v = 0; v < kBytesVectors; ++v) {
+        by.bias[v] = vld1q_s32(run.bias + c + 4 * v);
+        by.multipliers[v] = vld1q_f32(run.multipliers + c + 4 * v);
     }
-    Sums16 bias;
-    float32x4_t multipliers[4];
-    for (int v = 0; v < 4; ++v) {
-        bias.v[v] = vld1q_s32(run.bias + c + 4 * v);
-        multipliers[v] = vld1q_f32(run.multipliers + c + 4 * v);
-    }
-    const NarrowRequantizer requantized(run.to);
+    const std::int8_t* rows[3] = {run.inputs[0] + c, run.inputs[3] + c, run.inputs[6] + c};
     std::int8_t* output = run.output + c;
-    const std::ptrdiff_t input_step = run.input_step;
-    const std::ptrdiff_t output_step = run.output_step;
-    for (int p = 0, pixels = run.pixels; p < pixels; ++p, output += output_step) {
-        Sums16 sums = bias;
-        const std::ptrdiff_t at = p * input_step;
-        EDGEFACE_UNROLL
-        for (int tap = 0; tap < 8; tap += 2) {
-            add_pair(&sums, vld1q_s8(inputs[tap] + at), weights[tap], vld1q_s8(inputs[tap + 1] + at),
-                     weights[tap + 1]);
-        }
-        const int8x16_t last = vld1q_s8(inputs[8] + at);
-        add_taps(&sums, vmull_s8(vget_low_s8(last), vget_low_s8(weights[8])),
-                 vmull_s8(vget_high_s8(last), vget_high_s8(weights[8])));
-        vst1q_s8(output, requantized(sums, multipliers));
-    }
+    int left = run.pixels;
+    for (; left >= kPixels; left -= kPixels, output += kPixels * run.output_step)
+        depthwise_bytes_tile<kPixels, kStride, kChain>(run, by, requantized, rows, output);
+    if (left > 0) depthwise_bytes_tile<1, kStride, kChain>(run, by, requantized, rows, output);
+}
+
+template <int kStride, int kChain>
+int depthwise_bytes_blocks(const QuantizedDepthwiseRun<std::int8_t>& run) {
+    int c = 0;
+    with_narrow_requantizer(run.to, [&](const auto& requantized) {
+        for (; c + 8 * kBytesParts <= run.channels; c += 8 * kBytesParts)
+            depthwise_bytes_3x3<kStride, kChain>(run, requantized, c);
+    });
+    return c;
+}
+
+template <int kStride>
+int depthwise_bytes_chained(const QuantizedDepthwiseRun<std::int8_t>& run) {
+    return depthwise_bytes_blocks<kStride, 2>(run);
 }
 
 void depthwise_bytes(const QuantizedDepthwiseRun<std::int8_t>& run) {
     int c = 0;
-    if (run.taps == 9 && run.narrow) {
-        for (; c + 16 <= run.channels; c += 16) depthwise_bytes_9(run, c);
+    if (run.taps == 9 && run.narrow && run.input_step == run.column_step) {
+        c = depthwise_bytes_chained<1>(run);
+    } else if (run.taps == 9 && run.narrow && run.input_step == 2 * run.column_step) {
+        c = depthwise_bytes_chained<2>(run);
     }
     quantized_depthwise_from(run, c);
 }

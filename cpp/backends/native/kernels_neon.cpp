@@ -13,6 +13,8 @@ namespace {
 
 #include "kernels_body.h"
 
+#include "requantize_neon.h"
+
 #include "depthwise_neon.h"
 
 // Without a dot product instruction int8 is fastest two channels at a time: weights of both, in turn, of
@@ -23,12 +25,12 @@ constexpr int kChain = 2;
 constexpr QuantizedLayout kPairsLayout = {kPair, 1, 1, 0};
 
 #if defined(__aarch64__)
-constexpr int kBytesPixels = 4;  // x 16 channels: 16 of the 32 registers hold sums, 8 weights, 4 inputs
-constexpr int kBytesVectors = 4;
+constexpr int kPairsPixels = 4;  // x 16 channels: 16 of the 32 registers hold sums, 8 weights, 4 inputs
+constexpr int kPairsVectors = 4;
 using Repeated = int8x16_t;
 #else
-constexpr int kBytesPixels = 4;  // x 8: 8 of the 16, 4 and 2
-constexpr int kBytesVectors = 2;
+constexpr int kPairsPixels = 4;  // x 8: 8 of the 16, 4 and 2
+constexpr int kPairsVectors = 2;
 using Repeated = int8x8_t;
 #endif
 
@@ -114,59 +116,6 @@ struct PairsTile {
     }
 };
 
-// kVectors vectors of four channels of each of 4 / kVectors pixels, of which `pixels` and `channels` exist.
-template <int kVectors>
-void store_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
-    constexpr std::size_t kChannels = 4 * kVectors;
-    if (kVectors == 4 && channels >= 16) return vst1q_s8(output, values);
-    std::int8_t bytes[16];
-    vst1q_s8(bytes, values);
-    const std::size_t count = channels < 4 * kVectors ? static_cast<std::size_t>(channels) : kChannels;
-    for (int p = 0; p < pixels; ++p)
-        __builtin_memcpy(output + p * step, bytes + static_cast<std::size_t>(p) * kChannels, count);
-}
-
-template <int kVectors>
-void store_whole_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step) {
-    if constexpr (kVectors == 4) {
-        vst1q_s8(output, values);
-    } else if constexpr (kVectors == 2) {
-        vst1_s8(output, vget_low_s8(values));
-        vst1_s8(output + step, vget_high_s8(values));
-    } else {
-        const uint32x4_t words = vreinterpretq_u32_s8(values);
-        const std::uint32_t four[4] = {vgetq_lane_u32(words, 0), vgetq_lane_u32(words, 1),
-                                       vgetq_lane_u32(words, 2), vgetq_lane_u32(words, 3)};
-        EDGEFACE_UNROLL
-        for (int p = 0; p < 4; ++p) __builtin_memcpy(output + p * step, &four[p], sizeof(four[p]));
-    }
-}
-
-// Sixteen values at a time: of several pixels where a tile has fewer channels.
-template <int kPixels, int kVectors, typename Requantized>
-void store_pairs(const int32x4_t* sums, const float32x4_t* multipliers, const Requantized& requantized,
-                 std::int8_t* output, std::ptrdiff_t step, int channels) {
-    constexpr int kTogether = 4 / kVectors;
-    EDGEFACE_UNROLL
-    for (int p = 0; p < kPixels; p += kTogether, output += kTogether * step) {
-        Sums16 four;
-        float32x4_t with[4];
-        EDGEFACE_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            const bool is_inside = p * kVectors + i < kPixels * kVectors;
-            four.v[i] = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
-            with[i] = multipliers[i % kVectors];
-        }
-        const int8x16_t values = requantized(four, with);
-        constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
-        if (kMost == kTogether && channels >= 4 * kVectors) {
-            store_whole_bytes<kVectors>(values, output, step);
-        } else {
-            store_bytes<kVectors>(values, output, step, kMost, channels);
-        }
-    }
-}
-
 template <int kPixels, int kVectors, typename Requantized>
 void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int pixel,
                      int first, const Requantized& requantized) {
@@ -187,15 +136,15 @@ void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t
     float32x4_t multipliers[kVectors];
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) multipliers[v] = vld1q_f32(run.multipliers + first + 4 * v);
-    store_pairs<kPixels, kVectors>(&tile.sums[0][0], multipliers, requantized,
-                                   run.output + pixel * run.output_step + first, run.output_step,
-                                   run.output_channels - first);
+    store_vectors<kPixels, kVectors>(&tile.sums[0][0], multipliers, requantized,
+                                     run.output + pixel * run.output_step + first, run.output_step,
+                                     run.output_channels - first);
 }
 
 template <int kVectors, typename Requantized>
 void conv_pairs_block(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int first,
                       const Requantized& requantized) {
-    for_tiles<kBytesPixels>(run.pixels, [&](auto pixels, int pixel) __attribute__((always_inline)) {
+    for_tiles<kPairsPixels>(run.pixels, [&](auto pixels, int pixel) __attribute__((always_inline)) {
         conv_pairs_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, requantized);
     });
 }
@@ -204,11 +153,11 @@ template <typename Requantized>
 void conv_pairs_as(const QuantizedConvRun<std::int8_t>& run, const Requantized& requantized) {
     const auto* weights = reinterpret_cast<const std::int8_t*>(run.weights);
     const std::ptrdiff_t pairs = (run.channels + kPair - 1) / kPair;
-    constexpr int kMost = 4 * kBytesVectors;
+    constexpr int kMost = 4 * kPairsVectors;
     for (int first = 0; first < run.output_channels; first += kMost) {
         const int left = run.output_channels - first;
-        if (left > kTileChannels && kBytesVectors == 4) {
-            conv_pairs_block<kBytesVectors>(run, weights, first, requantized);
+        if (left > kTileChannels && kPairsVectors == 4) {
+            conv_pairs_block<kPairsVectors>(run, weights, first, requantized);
         } else if (left > 4) {
             conv_pairs_block<2>(run, weights, first, requantized);
         } else {

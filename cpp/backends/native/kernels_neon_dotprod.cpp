@@ -38,6 +38,8 @@ struct Quads {
 
 #include "kernels_body.h"
 
+#include "requantize_neon.h"
+
 #include "depthwise_neon.h"
 
 constexpr QuantizedConvKernels<std::uint8_t> kUint8 = conv_kernels<Singles, std::uint8_t>(widen);

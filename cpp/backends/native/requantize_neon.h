@@ -1,0 +1,133 @@
+// Sums of int8 convolutions -> bytes, sixteen at a time. For the kernel files that include it, behind
+// kernels_body.h.
+
+struct Sums16 {
+    int32x4_t v[4];
+};
+
+// Rounding first and clamping last is the same as the other way round: the bounds are whole numbers.
+struct NarrowRequantizer {
+    explicit NarrowRequantizer(const Requantization& to)
+        : zero_point(vdupq_n_s16(static_cast<std::int16_t>(to.zero_point))),
+          low(vdupq_n_s8(static_cast<std::int8_t>(to.low + static_cast<float>(to.zero_point)))),
+          high(vdupq_n_s8(static_cast<std::int8_t>(to.high + static_cast<float>(to.zero_point)))),
+          slope(Vec::broadcast(to.slope)),
+          is_bent(to.slope != 1) {}
+
+    static int16x4_t rounded(Vec steps) {
+#if defined(__aarch64__)
+        return vqmovn_s32(Ints::rounded(steps).v);
+#else
+        // The way ARMv7 rounds holds for small numbers only.
+        const Vec limit = Vec::broadcast(32767);
+        return vqmovn_s32(
+            Ints::rounded(Vec::max(Vec::min(steps, limit), Vec::subtract(Vec::broadcast(0), limit))).v);
+#endif
+    }
+
+    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
+        Vec steps[4];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < 4; ++v) {
+            steps[v].v = vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]);
+        }
+        if (is_bent) {
+            EDGEFACE_UNROLL
+            for (Vec& vector : steps) {
+                vector = Vec::max(vector, Vec::multiply(vector, slope));
+            }
+        }
+        const int16x8_t first = vcombine_s16(rounded(steps[0]), rounded(steps[1]));
+        const int16x8_t second = vcombine_s16(rounded(steps[2]), rounded(steps[3]));
+        const int8x16_t values = vcombine_s8(vqmovn_s16(vqaddq_s16(first, zero_point)),
+                                             vqmovn_s16(vqaddq_s16(second, zero_point)));
+        return vminq_s8(vmaxq_s8(values, low), high);
+    }
+
+    int16x8_t zero_point;
+    int8x16_t low;
+    int8x16_t high;
+    Vec slope;
+    bool is_bent;
+};
+
+// The same of a relu: without a slope, and the upper bound is where bytes end before the zero point is added.
+struct ReluRequantizer {
+    explicit ReluRequantizer(const Requantization& to)
+        : zero_point(vdupq_n_s8(static_cast<std::int8_t>(to.zero_point))),
+          low(vdupq_n_s8(static_cast<std::int8_t>(to.low))) {}
+
+    static bool does(const Requantization& to) { return to.slope == 1 && to.high == 127; }
+
+    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
+        int16x4_t words[4];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < 4; ++v)
+            words[v] = NarrowRequantizer::rounded({vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v])});
+        const int8x8_t first = vqmovn_s16(vcombine_s16(words[0], words[1]));
+        const int8x8_t second = vqmovn_s16(vcombine_s16(words[2], words[3]));
+        return vaddq_s8(vmaxq_s8(vcombine_s8(first, second), low), zero_point);
+    }
+
+    int8x16_t zero_point;
+    int8x16_t low;
+};
+
+template <typename Make>
+void with_narrow_requantizer(const Requantization& to, const Make& make) {
+    if (ReluRequantizer::does(to)) return make(ReluRequantizer(to));
+    make(NarrowRequantizer(to));
+}
+
+// kVectors vectors of four channels of each of 4 / kVectors pixels, of which `pixels` and `channels` exist.
+template <int kVectors>
+void store_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
+    constexpr std::size_t kChannels = 4 * kVectors;
+    if (kVectors == 4 && channels >= 16) return vst1q_s8(output, values);
+    std::int8_t bytes[16];
+    vst1q_s8(bytes, values);
+    const std::size_t count = channels < 4 * kVectors ? static_cast<std::size_t>(channels) : kChannels;
+    for (int p = 0; p < pixels; ++p)
+        __builtin_memcpy(output + p * step, bytes + static_cast<std::size_t>(p) * kChannels, count);
+}
+
+template <int kVectors>
+void store_whole_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step) {
+    if constexpr (kVectors == 4) {
+        vst1q_s8(output, values);
+    } else if constexpr (kVectors == 2) {
+        vst1_s8(output, vget_low_s8(values));
+        vst1_s8(output + step, vget_high_s8(values));
+    } else {
+        const uint32x4_t words = vreinterpretq_u32_s8(values);
+        const std::uint32_t four[4] = {vgetq_lane_u32(words, 0), vgetq_lane_u32(words, 1),
+                                       vgetq_lane_u32(words, 2), vgetq_lane_u32(words, 3)};
+        EDGEFACE_UNROLL
+        for (int p = 0; p < 4; ++p) __builtin_memcpy(output + p * step, &four[p], sizeof(four[p]));
+    }
+}
+
+// Sixteen values at a time: of several pixels where a tile has fewer channels.
+template <int kPixels, int kVectors, typename Requantized>
+void store_vectors(const int32x4_t* sums, const float32x4_t* multipliers, const Requantized& requantized,
+                   std::int8_t* output, std::ptrdiff_t step, int channels) {
+    constexpr int kTogether = 4 / kVectors;
+    EDGEFACE_UNROLL
+    for (int p = 0; p < kPixels; p += kTogether, output += kTogether * step) {
+        Sums16 four;
+        float32x4_t with[4];
+        EDGEFACE_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const bool is_inside = p * kVectors + i < kPixels * kVectors;
+            four.v[i] = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
+            with[i] = multipliers[i % kVectors];
+        }
+        const int8x16_t values = requantized(four, with);
+        constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
+        if (kMost == kTogether && channels >= 4 * kVectors) {
+            store_whole_bytes<kVectors>(values, output, step);
+        } else {
+            store_bytes<kVectors>(values, output, step, kMost, channels);
+        }
+    }
+}
