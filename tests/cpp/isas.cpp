@@ -56,6 +56,34 @@ Network make_quantized_network(DataType type) {
     return net;
 }
 
+// All weights are one number, for sums as large as they get. What a relu makes of the input, 0 or 127, goes
+// through the same convolutions as the input itself, -128 or 127.
+Network make_extreme_network(int weight) {
+    constexpr int kChannels = 32;
+    const native::Shape shape{3, 7, kChannels};
+    const auto conv = [&](Network& net, const char* name, int data, int kernel, int groups, int all,
+                          float scale) {
+        native::QuantizedConv op;
+        op.window = {kernel, kernel, 1, 1, 1, 1, kernel / 2, kernel / 2};
+        op.groups = groups;
+        op.clamp = {all == 1 ? 0 : -kInfinity, kInfinity};
+        op.weight.assign(static_cast<std::size_t>(kChannels * kChannels / groups * kernel * kernel),
+                         static_cast<std::int16_t>(all));
+        op.bias.assign(kChannels, 0);
+        op.weight_scale.assign(kChannels, 1);
+        const int made = net.conv(name, data, op, {shape, {scale, 0}});
+        if (all != 1) net.output(name, net.rows(name, made, kChannels));
+        return made;
+    };
+    Network net(shape, DataType::int8, {1, 0});
+    const int relu = conv(net, "relu", 0, 1, kChannels, 1, 1);
+    conv(net, "dense", 0, 1, 1, weight, 4200);
+    conv(net, "deep", 0, 3, kChannels, weight, 1200);
+    conv(net, "dense of relu", relu, 1, 1, weight, 4200);
+    conv(net, "deep of relu", relu, 3, kChannels, weight, 1200);
+    return net;
+}
+
 template <typename T>
 void fill(native::Engine& engine) {
     const InputView input = engine.input();
@@ -89,6 +117,40 @@ int count_different(DataType type, const std::string& isa) {
     return different;
 }
 
+std::vector<std::int8_t> run_extreme(int weight, int pattern, const std::string& isa) {
+    native::Engine engine(make_extreme_network(weight), 1, isa);
+    const InputView input = engine.input();
+    auto* data = static_cast<std::int8_t*>(input.data);
+    for (int y = 0; y < input.size.height; ++y) {
+        for (int i = 0; i < input.size.width * input.channels; ++i)
+            data[y * input.row_stride + i] = pattern >> (i % 3) & 1 ? 127 : -128;
+    }
+    engine.run();
+    std::vector<std::int8_t> values;
+    for (const char* name : {"dense", "deep", "dense of relu", "deep of relu"}) {
+        const OutputView view = engine.output(name);
+        const auto* first = static_cast<const std::int8_t*>(view.data);
+        values.insert(values.end(), first, first + view.values());
+    }
+    return values;
+}
+
+// The largest weights there are, and those on either side of where one product more would fit in 16 bits: two
+// to four times 128, and four or five times 64.
+int count_overflown(const std::string& isa) {
+    int different = 0;
+    for (const int weight : {127, 103, 102, 86, 85, 64, 63, 52, 51, 29, 28}) {
+        for (const int sign : {-1, 1}) {
+            for (int pattern = 0; pattern < 8; ++pattern) {
+                const std::vector<std::int8_t> wants = run_extreme(sign * weight, pattern, "scalar");
+                const std::vector<std::int8_t> found = run_extreme(sign * weight, pattern, isa);
+                for (std::size_t i = 0; i < wants.size(); ++i) different += wants[i] != found[i];
+            }
+        }
+    }
+    return different;
+}
+
 // Some 500 multiply-adds one after another, each off by half an epsilon of values of some hundreds;
 // Winograd's products are up to 15 times as large as what they come to.
 int count_far(const std::string& isa) {
@@ -108,11 +170,12 @@ int main() {
     int failures = 0;
     for (const native::Kernels* kernels : native::available_kernels()) {
         const int int8 = count_different<std::int8_t>(DataType::int8, kernels->isa);
+        const int overflown = count_overflown(kernels->isa);
         const int uint8 = count_different<std::uint8_t>(DataType::uint8, kernels->isa);
         const int float32 = count_far(kernels->isa);
-        std::printf("%s: %d int8, %d uint8, %d float32 values differ from scalar's\n", kernels->isa, int8,
-                    uint8, float32);
-        failures += int8 + uint8 + float32;
+        std::printf("%s: %d int8, %d extreme, %d uint8, %d float32 values differ from scalar's\n",
+                    kernels->isa, int8, overflown, uint8, float32);
+        failures += int8 + overflown + uint8 + float32;
     }
     return failures;
 }

@@ -114,6 +114,7 @@ struct QuantizedConvRun {
     int pixels;
     int output_channels;
     std::ptrdiff_t output_step;
+    int chain;  // so many products of an input and a weight of it fit in 16 bits, whatever the input
 };
 
 // As DepthwiseRun.
@@ -132,6 +133,7 @@ struct QuantizedDepthwiseRun {
     int pixels;
     int channels;
     std::ptrdiff_t output_step;
+    int chain;  // as above
 };
 
 // out[i] = requantised fl(fl((a[i] - zero_a) * ratio_a) + fl((b[i] - zero_b) * ratio_b)). `output` may be `a`
@@ -178,6 +180,7 @@ struct QuantizedKernels {
     // Runs that differ only in their inputs and outputs: rows one below the other. Null where that saves
     // nothing.
     void (*depthwise_rows)(const QuantizedDepthwiseRun<T>* runs, int rows) = nullptr;
+    bool centres = false;  // whether longer chains are worth centred values (Network::centre)
 };
 
 struct Kernels {

@@ -21,7 +21,6 @@ namespace {
 // eight output channels times a pixel's two, repeated. Two products are summed in 16 bits (at most 128 * 127
 // each), then neighbours, which are one output's, into its 32 bits: no sum is in parts at the end.
 constexpr int kPair = 2;
-constexpr int kChain = 2;
 constexpr QuantizedLayout kPairsLayout = {kPair, 1, 1, 0};
 
 #if defined(__aarch64__)
@@ -63,7 +62,7 @@ int16x8_t add_products(int16x8_t sum, int8x16_t row, Repeated values, int half) 
 }
 
 // Of kPixels pixels x kVectors vectors of channels. Weights are in blocks of two vectors each.
-template <int kPixels, int kVectors>
+template <int kPixels, int kVectors, int kChain>
 struct PairsTile {
     static constexpr int kBlocks = (kVectors + 1) / 2;
     static constexpr int kRow = kTileChannels * kPair;
@@ -116,10 +115,10 @@ struct PairsTile {
     }
 };
 
-template <int kPixels, int kVectors, typename Requantized>
+template <int kPixels, int kVectors, int kChain, typename Requantized>
 void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int pixel,
                      int first, const Requantized& requantized) {
-    PairsTile<kPixels, kVectors> tile;
+    PairsTile<kPixels, kVectors, kChain> tile;
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
         const int32x4_t bias = vld1q_s32(run.bias + first + 4 * v);
@@ -141,15 +140,15 @@ void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t
                                      run.output_channels - first);
 }
 
-template <int kVectors, typename Requantized>
+template <int kVectors, int kChain, typename Requantized>
 void conv_pairs_block(const QuantizedConvRun<std::int8_t>& run, const std::int8_t* weights, int first,
                       const Requantized& requantized) {
     for_tiles<kPairsPixels>(run.pixels, [&](auto pixels, int pixel) __attribute__((always_inline)) {
-        conv_pairs_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, requantized);
+        conv_pairs_tile<decltype(pixels)::count, kVectors, kChain>(run, weights, pixel, first, requantized);
     });
 }
 
-template <typename Requantized>
+template <int kChain, typename Requantized>
 void conv_pairs_as(const QuantizedConvRun<std::int8_t>& run, const Requantized& requantized) {
     const auto* weights = reinterpret_cast<const std::int8_t*>(run.weights);
     const std::ptrdiff_t pairs = (run.channels + kPair - 1) / kPair;
@@ -157,18 +156,21 @@ void conv_pairs_as(const QuantizedConvRun<std::int8_t>& run, const Requantized& 
     for (int first = 0; first < run.output_channels; first += kMost) {
         const int left = run.output_channels - first;
         if (left > kTileChannels && kPairsVectors == 4) {
-            conv_pairs_block<kPairsVectors>(run, weights, first, requantized);
+            conv_pairs_block<kPairsVectors, kChain>(run, weights, first, requantized);
         } else if (left > 4) {
-            conv_pairs_block<2>(run, weights, first, requantized);
+            conv_pairs_block<2, kChain>(run, weights, first, requantized);
         } else {
-            conv_pairs_block<1>(run, weights, first, requantized);
+            conv_pairs_block<1, kChain>(run, weights, first, requantized);
         }
         weights += kMost * run.taps * pairs * kPair;
     }
 }
 
 void conv_pairs(const QuantizedConvRun<std::int8_t>& run) {
-    with_narrow_requantizer(run.to, [&](const auto& requantized) { conv_pairs_as(run, requantized); });
+    with_narrow_requantizer(run.to, [&](const auto& requantized) {
+        if (run.chain >= 4) return conv_pairs_as<4>(run, requantized);
+        conv_pairs_as<2>(run, requantized);
+    });
 }
 
 constexpr QuantizedConvKernels<std::int8_t> kWide = conv_kernels<Singles, std::int8_t>(widen);
@@ -186,7 +188,7 @@ constexpr Kernels kKernels = {
     max_pool,
     sigmoid,
     softmax_pairs,
-    {{kPairsLayout, nullptr, conv_pairs}, kWide, depthwise_bytes, quantized_add, max_pool},
+    {{kPairsLayout, nullptr, conv_pairs}, kWide, depthwise_bytes, quantized_add, max_pool, nullptr, true},
     {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace

@@ -107,6 +107,13 @@ bool stays_in_range(const QuantizedConv& conv) {
     return true;
 }
 
+const Clamp* clamp_of(const Operation& operation) {
+    if (const auto* conv = std::get_if<QuantizedConv>(&operation.op)) return &conv->clamp;
+    if (const auto* relu = std::get_if<Relu>(&operation.op)) return &relu->clamp;
+    if (const auto* add = std::get_if<Add>(&operation.op)) return &add->clamp;
+    return nullptr;
+}
+
 }  // namespace
 
 std::int64_t reach_beyond(const Window& window, const Shape& input, const Shape& output) {
@@ -243,6 +250,29 @@ void Network::output(const std::string& name, int number) {
 void Network::copy_output(std::size_t number) {
     auto& [name, output] = outputs_[number];
     output = concat(name, {output}, Axis::channels, value(output).quantization);
+}
+
+bool Network::may_move(int number) const {
+    const auto is_it = [&](const auto& output) { return output.second == number; };
+    if (std::any_of(outputs_.begin(), outputs_.end(), is_it)) return false;
+    return std::all_of(operations_.begin(), operations_.end(), [&](const Operation& operation) {
+        const std::vector<int>& inputs = operation.inputs;
+        return std::find(inputs.begin(), inputs.end(), number) == inputs.end() ||
+               std::holds_alternative<QuantizedConv>(operation.op) ||
+               std::holds_alternative<Add>(operation.op);
+    });
+}
+
+void Network::centre() {
+    constexpr int kHalf = 64;
+    for (const Operation& operation : operations_) {
+        const Clamp* clamp = clamp_of(operation);
+        Value& value = values_[static_cast<std::size_t>(operation.output)];
+        const bool is_relu = clamp != nullptr && clamp->low >= 0 && value.quantization.zero_point == 0;
+        if (!is_relu || !may_move(operation.output)) continue;
+        value.quantization.zero_point = -kHalf;
+        value.reach = kHalf;
+    }
 }
 
 }  // namespace edgeface::native

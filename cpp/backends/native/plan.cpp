@@ -208,13 +208,15 @@ Plan::Plan(const Network& network, const Kernels& kernels, int threads, const Ca
     : type_(network.type()),
       pool_(threads) {
     const std::vector<std::size_t> copied = outputs_to_copy(network);
-    if (copied.empty()) {
+    const bool centres = type_ == DataType::int8 && kernels.int8.centres;
+    if (copied.empty() && !centres) {
         prepare(network, kernels, caches);
-    } else {
-        Network dense = network;
-        for (const std::size_t output : copied) dense.copy_output(output);
-        prepare(dense, kernels, caches);
+        return;
     }
+    Network changed = network;
+    for (const std::size_t output : copied) changed.copy_output(output);
+    if (centres) changed.centre();
+    prepare(changed, kernels, caches);
 }
 
 void Plan::prepare(const Network& network, const Kernels& kernels, const CacheSizes& caches) {
@@ -227,7 +229,7 @@ void Plan::prepare(const Network& network, const Kernels& kernels, const CacheSi
         const Location& at = memory.values[i];
         const Value& value = network.values()[i];
         images.push_back({arena + at.offset * bytes_of(type_), value.shape, at.stride, at.pitch,
-                          value.shape.height, at.margin, value.quantization});
+                          value.shape.height, at.margin, value.quantization, value.reach});
     }
     PlanBuilder builder(*this, network, kernels, std::move(images));
     for (const Chain& chain : chains) {

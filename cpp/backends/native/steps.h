@@ -21,6 +21,7 @@ struct Image {
     int rows = 0;    // that the memory holds: all, or the latest of them
     int margin = 0;  // pixels before and behind every row; they hold the zero point
     Quantization quantization;
+    int reach = kWholeReach;
 
     // One row after another, with nothing between them.
     bool is_flat() const { return pitch == shape.width * stride; }

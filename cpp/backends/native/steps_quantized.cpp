@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "steps.h"
 
@@ -30,9 +31,10 @@ struct Range<std::uint8_t> {
 // The activation's bounds in steps of the output, within its type, less the zero point. Infinite bounds must
 // not be rounded.
 template <typename T>
-Requantization requantization(const Clamp& clamp, const Quantization& to) {
+Requantization requantization(const Clamp& clamp, const Image& output) {
+    const Quantization& to = output.quantization;
     const auto low = static_cast<float>(Range<T>::low - to.zero_point);
-    const auto high = static_cast<float>(Range<T>::high - to.zero_point);
+    const auto high = static_cast<float>(std::min(Range<T>::high, output.reach - 1) - to.zero_point);
     const float least = std::clamp(clamp.low / to.scale, low, high);
     const float most = std::clamp(clamp.high / to.scale, low, high);
     return {std::nearbyint(least), std::nearbyint(most), to.zero_point, clamp.slope, false, false};
@@ -56,6 +58,16 @@ const QuantizedKernels<T>& kernels_for(const Kernels& kernels) {
 
 bool is_narrow(const std::vector<std::int16_t>& weights) {
     return std::all_of(weights.begin(), weights.end(), [](int weight) { return std::abs(weight) <= 127; });
+}
+
+// How many products of a stored value and a weight fit in 16 bits, whatever the values.
+template <typename T>
+int chain(const std::vector<std::int16_t>& weights, int reach) {
+    constexpr int kLargest = std::numeric_limits<std::int16_t>::max();
+    const int largest = std::accumulate(weights.begin(), weights.end(), 1, [](int most, int weight) {
+        return std::max(most, std::abs(weight));
+    });
+    return kLargest / (largest * std::min(reach, std::max(1 - Range<T>::low, 1 + Range<T>::high)));
 }
 
 // sum of (x - z) * w = sum of x * w - z * sum of w: the input's zero point, folded into the bias.
@@ -86,7 +98,7 @@ template <typename T>
 Requantization requantization(const QuantizedConv& conv, const Image& input, const Image& output) {
     constexpr double kInt32 = std::numeric_limits<std::int32_t>::max();
     constexpr double kMantissa = 1 << 23;
-    Requantization to = requantization<T>(conv.clamp, output.quantization);
+    Requantization to = requantization<T>(conv.clamp, output);
     to.plain = to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high;
     to.small = to.plain && to.low == 0 && to.zero_point == 0;
     for (std::size_t channel = 0; channel < conv.bias.size(); ++channel) {
@@ -134,6 +146,7 @@ class ConvStep : public WindowStep<T> {
         : WindowStep<T>(conv.window, input),
           kernels_(is_narrow(conv.weight) ? kernels_for<T>(kernels).narrow : kernels_for<T>(kernels).wide),
           to_(requantization<T>(conv, input, output)),
+          chain_(chain<T>(conv.weight, input.reach)),
           columns_(folds(conv.window, conv.groups, input) ? 1 : conv.window.kernel_width),
           channels_(input.shape.channels / conv.groups * conv.window.kernel_width / columns_),
           in_channels_(input.shape.channels / conv.groups),
@@ -233,7 +246,7 @@ class ConvStep : public WindowStep<T> {
         for (const Packed& packed : packed_) {
             kernels_.conv({taps, count, channels_, this->input_step(input) * kernels_.layout.input_bytes,
                            packed.weights.data(), packed.bias.data(), packed.multipliers.data(), to_, out,
-                           pixels, out_channels_, output.stride});
+                           pixels, out_channels_, output.stride, chain_});
             for (int i = 0; i < count; ++i) taps[i] += in_channels_ * kernels_.layout.input_bytes;
             out += out_channels_;
         }
@@ -241,6 +254,7 @@ class ConvStep : public WindowStep<T> {
 
     QuantizedConvKernels<T> kernels_;
     Requantization to_;
+    int chain_;
     int columns_;   // taps of one row of the window, as the kernel sees them
     int channels_;  // of one such tap
     int in_channels_;
@@ -256,6 +270,7 @@ class DepthwiseStep : public WindowStep<T> {
         : WindowStep<T>(conv.window, input),
           kernels_(kernels_for<T>(kernels)),
           to_(requantization<T>(conv, input, output)),
+          chain_(chain<T>(conv.weight, input.reach)),
           narrow_(is_narrow(conv.weight)) {
         const int taps = conv.window.taps();
         for (int tap = 0; tap < taps; ++tap) {
@@ -300,7 +315,8 @@ class DepthwiseStep : public WindowStep<T> {
                 row<T>(output, y),
                 output.shape.width,
                 this->channels(),
-                output.stride};
+                output.stride,
+                chain_};
     }
 
     void run_rows(const QuantizedDepthwiseRun<T>* runs, int rows) const {
@@ -310,6 +326,7 @@ class DepthwiseStep : public WindowStep<T> {
 
     const QuantizedKernels<T>& kernels_;
     Requantization to_;
+    int chain_;
     bool narrow_;
     std::vector<std::int16_t> weights_;
     std::vector<std::int32_t> bias_;
@@ -326,7 +343,7 @@ class AddStep : public Step {
           zero_b_(b.quantization.zero_point),
           ratio_a_(a.quantization.scale / output.quantization.scale),
           ratio_b_(b.quantization.scale / output.quantization.scale),
-          to_(requantization<T>(add.clamp, output.quantization)) {}
+          to_(requantization<T>(add.clamp, output)) {}
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
         const Image& a = *inputs[0];
@@ -355,7 +372,7 @@ class MapStep : public Step {
         : kernel_(kernels_for<T>(kernels).add),
           zero_point_(input.quantization.zero_point),
           ratio_(input.quantization.scale / output.quantization.scale),
-          to_(requantization<T>(clamp, output.quantization)) {}
+          to_(requantization<T>(clamp, output)) {}
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
         const Image& input = *inputs[0];
@@ -397,7 +414,7 @@ class SoftmaxStep : public Step {
   public:
     SoftmaxStep(const Image& input, const Image& output)
         : scale_(output.quantization.scale),
-          to_(requantization<T>(kEverything, output.quantization)) {
+          to_(requantization<T>(kEverything, output)) {
         for (std::size_t i = 0; i < exponentials_.size(); ++i) {
             const double below = static_cast<double>(i) * static_cast<double>(input.quantization.scale);
             // Less than any float: the same as nothing.
@@ -451,7 +468,7 @@ template <typename T>
 class SigmoidStep : public Step {
   public:
     SigmoidStep(const Image& input, const Image& output) {
-        const Requantization to = requantization<T>(kEverything, output.quantization);
+        const Requantization to = requantization<T>(kEverything, output);
         for (int value = kLowest; value <= std::numeric_limits<T>::max(); ++value) {
             const double x =
                 (value - input.quantization.zero_point) * static_cast<double>(input.quantization.scale);
