@@ -68,6 +68,12 @@ __attribute__((always_inline)) inline void bend_and_bound(const Run& run, Vec* s
     }
 }
 
+// Whether it has neither.
+template <typename Run>
+bool is_relu(const Run& run) {
+    return run.slope == 1 && run.high > __FLT_MAX__;
+}
+
 // The same for one value.
 inline float clamped(float x, float low, float high, float slope) {
     const float below = x * slope;
@@ -112,38 +118,51 @@ struct ConvTile {
         add_four(weights, inputs);
     }
 
-    // `count` fours of every pixel from `input` on.
-    template <typename V>
-    void add_fours(const float* weights, const float* input, std::ptrdiff_t step, int count) {
-        if constexpr (V::walks) {
-            const float* at[kPixels];
-            EDGEFACE_UNROLL
-            for (int p = 0; p < kPixels; ++p) {
-                at[p] = input + p * step;
-            }
-            for (int i = 0; i < count; ++i, weights += kUnrolled * kTileChannels) {
-                Vec::Four inputs[kPixels];
-                EDGEFACE_UNROLL
-                for (int p = 0; p < kPixels; ++p) {
-                    inputs[p] = V::next_four(&at[p]);
-                }
-                add_four(weights, inputs);
-            }
-        } else {
-            for (int i = 0; i < count; ++i, weights += kUnrolled * kTileChannels)
-                add_four_at(weights, input + i * kUnrolled, step);
-        }
-    }
-
-    void add_one(const float* weights, const float* input, std::ptrdiff_t step) {
+    void add_one(const float* weights, const Vec* values) {
         Vec row[kVectors];
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) row[v] = Vec::load(weights + v * Vec::lanes);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
-            const Vec value = Vec::broadcast(input[p * step]);
             EDGEFACE_UNROLL
-            for (int v = 0; v < kVectors; ++v) sums[p][v] = Vec::fused(value, row[v], sums[p][v]);
+            for (int v = 0; v < kVectors; ++v) sums[p][v] = Vec::fused(values[p], row[v], sums[p][v]);
+        }
+    }
+
+    // `fours` and then `ones` of every pixel from `input` on.
+    template <typename V>
+    void add_tap(const float* weights, const float* input, std::ptrdiff_t step, int fours, int ones) {
+        if constexpr (V::walks) return walk_tap<V>(weights, input, step, fours, ones);
+        for (int i = 0; i < fours; ++i, input += kUnrolled, weights += kUnrolled * kTileChannels)
+            add_four_at(weights, input, step);
+        for (int i = 0; i < ones; ++i, ++input, weights += kTileChannels) {
+            Vec values[kPixels];
+            EDGEFACE_UNROLL
+            for (int p = 0; p < kPixels; ++p) values[p] = Vec::broadcast(input[p * step]);
+            add_one(weights, values);
+        }
+    }
+
+    template <typename V>
+    void walk_tap(const float* weights, const float* input, std::ptrdiff_t step, int fours, int ones) {
+        const float* at[kPixels];
+        EDGEFACE_UNROLL
+        for (int p = 0; p < kPixels; ++p) {
+            at[p] = p == 0 ? input : at[p - 1] + step;
+            // Or a compiler keeps multiples of the step, which it has to make again for every tile.
+            __asm__("" : "+r"(at[p]));
+        }
+        for (int i = 0; i < fours; ++i, weights += kUnrolled * kTileChannels) {
+            Vec::Four inputs[kPixels];
+            EDGEFACE_UNROLL
+            for (int p = 0; p < kPixels; ++p) inputs[p] = V::next_four(&at[p]);
+            add_four(weights, inputs);
+        }
+        for (int i = 0; i < ones; ++i, weights += kTileChannels) {
+            Vec values[kPixels];
+            EDGEFACE_UNROLL
+            for (int p = 0; p < kPixels; ++p) values[p] = Vec::broadcast(*at[p]++);
+            add_one(weights, values);
         }
     }
 };
@@ -155,7 +174,7 @@ __attribute__((always_inline)) inline void store(Vec value, float* to, int count
 }
 
 template <int kPixels, int kVectors>
-void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, int channels) {
+void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, int channels, bool is_plain) {
     ConvTile<kPixels, kVectors> tile;
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
@@ -168,16 +187,15 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
     weights += kTileChannels;
     const std::ptrdiff_t step = run.input_step;
     const int taps = run.taps;
-    const int inputs = run.channels;
+    const auto inputs = static_cast<unsigned>(run.channels);
+    const int fours = static_cast<int>(inputs / kUnrolled);
+    const int ones = static_cast<int>(inputs % kUnrolled);
     for (int tap = 0; tap < taps; ++tap) {
         const float* input = run.inputs[tap] + pixel * step;
-        const int fours = inputs / kUnrolled;
-        tile.template add_fours<Vec>(weights, input, step, fours);
-        weights += fours * kUnrolled * kTileChannels;
-        for (int c = fours * kUnrolled; c < inputs; ++c, weights += kTileChannels)
-            tile.add_one(weights, input + c, step);
+        tile.template add_tap<Vec>(weights, input, step, fours, ones);
+        weights += inputs * kTileChannels;
     }
-    bend_and_bound<kPixels * kVectors>(run, &tile.sums[0][0]);
+    if (!is_plain) bend_and_bound<kPixels * kVectors>(run, &tile.sums[0][0]);
     const Vec low = Vec::broadcast(run.low);
     const std::ptrdiff_t output_step = run.output_step;
     float* output = run.output + pixel * output_step + first;
@@ -215,8 +233,9 @@ void for_tiles(int pixels, const Tile& tile) {
 
 template <int kVectors>
 void conv_block(const ConvRun& run, const float* weights, int first, int channels) {
+    const bool is_plain = is_relu(run);
     for_tiles<kTilePixels>(run.pixels, [&](auto pixels, int pixel) {
-        conv_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels);
+        conv_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels, is_plain);
     });
 }
 
@@ -248,50 +267,78 @@ V load_next(const float** at, std::ptrdiff_t step) {
     }
 }
 
-// A vector of channels of pixels of a 3x3 window, stride kStride: neighbours share the columns that they both
-// read.
+template <typename V>
+void store_next(V value, float** at, std::ptrdiff_t step) {
+    if constexpr (V::walks) {
+        value.store_next(at, step);
+    } else {
+        value.store(*at);
+        *at += step;
+    }
+}
+
+// Neighbours in a depthwise tile, whose sums take registers beside nine weights. Those of stride 2 share
+// less.
+constexpr int kDepthwisePixels = Vec::walks ? 8 : 4;
+constexpr int kStridedPixels = 4;
+
+// A vector of channels of a 3x3 window, whose rows are `rows` on; they move on, as `output` does.
+struct DepthwiseTile {
+    Vec weights[9];
+    Vec bias;
+    Vec low;
+    const float* rows[3];
+    std::ptrdiff_t column_step;
+    float* output;
+    std::ptrdiff_t output_step;
+    bool is_relu;
+};
+
+// kPixels pixels, stride kStride: neighbours share the columns that they both read.
 template <int kPixels, int kStride>
-void depthwise_3x3_tile(const DepthwiseRun& run, const Vec* weights, Vec bias, int pixel, int c) {
+__attribute__((always_inline)) inline void depthwise_3x3_tile(const DepthwiseRun& run, DepthwiseTile* tile) {
     constexpr int kColumns = 3 + (kPixels - 1) * kStride;
     Vec sums[kPixels];
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-        sums[p] = bias;
+        sums[p] = tile->bias;
     }
     EDGEFACE_UNROLL
     for (int row = 0; row < 3; ++row) {
-        const float* input = run.inputs[3 * row] + pixel * run.input_step + c;
         EDGEFACE_UNROLL
         for (int column = 0; column < kColumns; ++column) {
-            const Vec value = load_next<Vec>(&input, run.column_step);
+            const Vec value = load_next<Vec>(&tile->rows[row], tile->column_step);
             EDGEFACE_UNROLL
             for (int p = 0; p < kPixels; ++p) {
                 const int tap = column - p * kStride;
-                if (tap >= 0 && tap < 3) sums[p] = Vec::fused(value, weights[3 * row + tap], sums[p]);
+                if (tap >= 0 && tap < 3) sums[p] = Vec::fused(value, tile->weights[3 * row + tap], sums[p]);
             }
         }
+        tile->rows[row] -= (kColumns - kPixels * kStride) * tile->column_step;
     }
-    bend_and_bound<kPixels>(run, sums);
-    const Vec low = Vec::broadcast(run.low);
-    float* output = run.output + pixel * run.output_step + c;
+    if (!tile->is_relu) bend_and_bound<kPixels>(run, sums);
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-        Vec::max(sums[p], low).store(output);
-        output += run.output_step;
+        store_next<Vec>(Vec::max(sums[p], tile->low), &tile->output, tile->output_step);
     }
 }
 
 template <int kStride>
 void depthwise_3x3(const DepthwiseRun& run, int c) {
-    constexpr int kPixels = 4;
-    const Vec bias = Vec::load(run.weights + c);
-    Vec weights[9];
+    DepthwiseTile tile;
+    tile.bias = Vec::load(run.weights + c);
     for (int tap = 0; tap < 9; ++tap)
-        weights[tap] = Vec::load(run.weights + static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c);
-    int pixel = 0;
-    for (; pixel + kPixels <= run.pixels; pixel += kPixels)
-        depthwise_3x3_tile<kPixels, kStride>(run, weights, bias, pixel, c);
-    for (; pixel < run.pixels; ++pixel) depthwise_3x3_tile<1, kStride>(run, weights, bias, pixel, c);
+        tile.weights[tap] = Vec::load(run.weights + static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c);
+    for (int row = 0; row < 3; ++row) tile.rows[row] = run.inputs[3 * row] + c;
+    tile.low = Vec::broadcast(run.low);
+    tile.column_step = run.column_step;
+    tile.output = run.output + c;
+    tile.output_step = run.output_step;
+    tile.is_relu = is_relu(run);
+    for_tiles<kStride == 1 ? kDepthwisePixels : kStridedPixels>(
+        run.pixels, [&](auto pixels, int) __attribute__((always_inline)) {
+            depthwise_3x3_tile<decltype(pixels)::count, kStride>(run, &tile);
+        });
 }
 
 void depthwise_vector(const DepthwiseRun& run, int c) {

@@ -36,6 +36,11 @@ struct Vec {
                   "m"(*reinterpret_cast<const float (*)[lanes]>(*at)));
         return loaded;
     }
+    void store_next(float** at, std::ptrdiff_t step) const {
+        __asm__("st1 {%2.4s}, [%0], %3"
+                : "+r"(*at), "=m"(*reinterpret_cast<float (*)[lanes]>(*at))
+                : "w"(v), "r"(step * static_cast<std::ptrdiff_t>(sizeof(float))));
+    }
 #else
     static constexpr bool walks = false;  // too few registers for a pointer a pixel
 #endif
