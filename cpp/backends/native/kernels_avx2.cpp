@@ -107,6 +107,8 @@ Vec Vec::two_to(Ints whole) {
 // 12 of the 16 registers hold sums.
 constexpr int kTilePixels = 6;
 constexpr int kTileChannels = 16;
+using Narrow = Vec;
+constexpr int kNarrowPixels = 12;  // as many sums: two in each of 4 cycles that one takes
 
 struct Pairs {
     static constexpr int depth = 2;

@@ -6,6 +6,9 @@
 // multiplies a row of weights; two_to(whole) = 2^whole; deinterleave and interleave of pairs. walks: whether
 // loads move pointers on for nothing; then next_four and load_next, which do.
 //
+// Narrow: what a few channels are in, Vec or less of one; of those above what conv needs. kNarrowPixels: how
+// many pixels a tile of one has.
+//
 // Ints: as many int32. load, broadcast, add, subtract,
 // halved, widen (from int8 or uint8), to_floats, rounded (to the
 // nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n); multiply_add, of
@@ -49,21 +52,21 @@ struct Clamped {
 
 // What few activations have, a slope and an upper bound, for a tile's sums: one branch each. Then only the
 // lower bound is left to take, as the relu of most.
-template <int kVectors, typename Run>
-__attribute__((always_inline)) inline void bend_and_bound(const Run& run, Vec* sums) {
+template <int kVectors, typename Run, typename V>
+__attribute__((always_inline)) inline void bend_and_bound(const Run& run, V* sums) {
     if (run.slope != 1) {
-        const Vec slope = Vec::broadcast(run.slope);
+        const V slope = V::broadcast(run.slope);
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-            sums[v] = Vec::max(sums[v], Vec::multiply(sums[v], slope));
+            sums[v] = V::max(sums[v], V::multiply(sums[v], slope));
         }
     }
     if (run.high <= __FLT_MAX__) {
-        const Vec low = Vec::broadcast(run.low);
-        const Vec high = Vec::broadcast(run.high);
+        const V low = V::broadcast(run.low);
+        const V high = V::broadcast(run.high);
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-            sums[v] = Vec::min(Vec::max(sums[v], low), high);
+            sums[v] = V::min(V::max(sums[v], low), high);
         }
     }
 }
@@ -83,26 +86,26 @@ inline float clamped(float x, float low, float high, float slope) {
 }
 
 // A tile's sums: kPixels pixels x kVectors vectors of channels.
-template <int kPixels, int kVectors>
+template <typename V, int kPixels, int kVectors>
 struct ConvTile {
-    Vec sums[kPixels][kVectors];
+    V sums[kPixels][kVectors];
 
     // All vectors of a pixel in turn: its value is broadcast once.
     template <int kChannel>
-    void add(const float* weights, const Vec::Four* inputs) {
-        Vec row[kVectors];
+    void add(const float* weights, const typename V::Four* inputs) {
+        V row[kVectors];
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v)
-            row[v] = Vec::load(weights + kChannel * kTileChannels + v * Vec::lanes);
+            row[v] = V::load(weights + kChannel * kTileChannels + v * V::lanes);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             EDGEFACE_UNROLL
             for (int v = 0; v < kVectors; ++v)
-                sums[p][v] = Vec::fused<kChannel>(row[v], inputs[p], sums[p][v]);
+                sums[p][v] = V::template fused<kChannel>(row[v], inputs[p], sums[p][v]);
         }
     }
 
-    void add_four(const float* weights, const Vec::Four* inputs) {
+    void add_four(const float* weights, const typename V::Four* inputs) {
         add<0>(weights, inputs);
         add<1>(weights, inputs);
         add<2>(weights, inputs);
@@ -110,40 +113,38 @@ struct ConvTile {
     }
 
     void add_four_at(const float* weights, const float* input, std::ptrdiff_t step) {
-        Vec::Four inputs[kPixels];
+        typename V::Four inputs[kPixels];
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
-            inputs[p] = Vec::four(input + p * step);
+            inputs[p] = V::four(input + p * step);
         }
         add_four(weights, inputs);
     }
 
-    void add_one(const float* weights, const Vec* values) {
-        Vec row[kVectors];
+    void add_one(const float* weights, const V* values) {
+        V row[kVectors];
         EDGEFACE_UNROLL
-        for (int v = 0; v < kVectors; ++v) row[v] = Vec::load(weights + v * Vec::lanes);
+        for (int v = 0; v < kVectors; ++v) row[v] = V::load(weights + v * V::lanes);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             EDGEFACE_UNROLL
-            for (int v = 0; v < kVectors; ++v) sums[p][v] = Vec::fused(values[p], row[v], sums[p][v]);
+            for (int v = 0; v < kVectors; ++v) sums[p][v] = V::fused(values[p], row[v], sums[p][v]);
         }
     }
 
     // `fours` and then `ones` of every pixel from `input` on.
-    template <typename V>
     void add_tap(const float* weights, const float* input, std::ptrdiff_t step, int fours, int ones) {
-        if constexpr (V::walks) return walk_tap<V>(weights, input, step, fours, ones);
+        if constexpr (V::walks) return walk_tap(weights, input, step, fours, ones);
         for (int i = 0; i < fours; ++i, input += kUnrolled, weights += kUnrolled * kTileChannels)
             add_four_at(weights, input, step);
         for (int i = 0; i < ones; ++i, ++input, weights += kTileChannels) {
-            Vec values[kPixels];
+            V values[kPixels];
             EDGEFACE_UNROLL
-            for (int p = 0; p < kPixels; ++p) values[p] = Vec::broadcast(input[p * step]);
+            for (int p = 0; p < kPixels; ++p) values[p] = V::broadcast(input[p * step]);
             add_one(weights, values);
         }
     }
 
-    template <typename V>
     void walk_tap(const float* weights, const float* input, std::ptrdiff_t step, int fours, int ones) {
         const float* at[kPixels];
         EDGEFACE_UNROLL
@@ -153,32 +154,33 @@ struct ConvTile {
             __asm__("" : "+r"(at[p]));
         }
         for (int i = 0; i < fours; ++i, weights += kUnrolled * kTileChannels) {
-            Vec::Four inputs[kPixels];
+            typename V::Four inputs[kPixels];
             EDGEFACE_UNROLL
             for (int p = 0; p < kPixels; ++p) inputs[p] = V::next_four(&at[p]);
             add_four(weights, inputs);
         }
         for (int i = 0; i < ones; ++i, weights += kTileChannels) {
-            Vec values[kPixels];
+            V values[kPixels];
             EDGEFACE_UNROLL
-            for (int p = 0; p < kPixels; ++p) values[p] = Vec::broadcast(*at[p]++);
+            for (int p = 0; p < kPixels; ++p) values[p] = V::broadcast(*at[p]++);
             add_one(weights, values);
         }
     }
 };
 
 // The first `count` lanes, or all.
-__attribute__((always_inline)) inline void store(Vec value, float* to, int count) {
-    if (count >= Vec::lanes) return value.store(to);
+template <typename V>
+__attribute__((always_inline)) inline void store(V value, float* to, int count) {
+    if (count >= V::lanes) return value.store(to);
     if (count > 0) value.store_first(count, to);
 }
 
-template <int kPixels, int kVectors>
+template <typename V, int kPixels, int kVectors>
 void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, int channels, bool is_plain) {
-    ConvTile<kPixels, kVectors> tile;
+    ConvTile<V, kPixels, kVectors> tile;
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-        const Vec bias = Vec::load(weights + v * Vec::lanes);
+        const V bias = V::load(weights + v * V::lanes);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             tile.sums[p][v] = bias;
@@ -192,19 +194,19 @@ void conv_tile(const ConvRun& run, const float* weights, int pixel, int first, i
     const int ones = static_cast<int>(inputs % kUnrolled);
     for (int tap = 0; tap < taps; ++tap) {
         const float* input = run.inputs[tap] + pixel * step;
-        tile.template add_tap<Vec>(weights, input, step, fours, ones);
+        tile.add_tap(weights, input, step, fours, ones);
         weights += inputs * kTileChannels;
     }
     if (!is_plain) bend_and_bound<kPixels * kVectors>(run, &tile.sums[0][0]);
-    const Vec low = Vec::broadcast(run.low);
+    const V low = V::broadcast(run.low);
     const std::ptrdiff_t output_step = run.output_step;
     float* output = run.output + pixel * output_step + first;
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
         EDGEFACE_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-            const int at = v * Vec::lanes;
-            store(Vec::max(tile.sums[p][v], low), output + at, channels - at);
+            const int at = v * V::lanes;
+            store(V::max(tile.sums[p][v], low), output + at, channels - at);
         }
         output += output_step;
     }
@@ -231,24 +233,27 @@ void for_tiles(int pixels, const Tile& tile) {
     for_tiles_of<1>(pixel, pixels, tile);
 }
 
-template <int kVectors>
+template <typename V, int kPixels, int kVectors>
 void conv_block(const ConvRun& run, const float* weights, int first, int channels) {
     const bool is_plain = is_relu(run);
-    for_tiles<kTilePixels>(run.pixels, [&](auto pixels, int pixel) {
-        conv_tile<decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels, is_plain);
+    for_tiles<kPixels>(run.pixels, [&](auto pixels, int pixel) {
+        conv_tile<V, decltype(pixels)::count, kVectors>(run, weights, pixel, first, channels, is_plain);
     });
 }
 
 void conv(const ConvRun& run) {
+    constexpr int kHalf = kTileChannels / 2;
     const float* weights = run.weights;
     const std::ptrdiff_t block = (1 + static_cast<std::ptrdiff_t>(run.taps) * run.channels) * kTileChannels;
     for (int first = 0; first < run.output_channels; first += kTileChannels, weights += block) {
         const int left = run.output_channels - first;
-        // Heads have 4 to 12 channels: half the tile then does half the work.
-        if (left > kTileChannels / 2) {
-            conv_block<kTileChannels / Vec::lanes>(run, weights, first, left);
+        // The first layer and heads have 4 to 12 channels: less of the tile then does less work.
+        if (left > kHalf) {
+            conv_block<Vec, kTilePixels, kTileChannels / Vec::lanes>(run, weights, first, left);
+        } else if (left > Narrow::lanes) {
+            conv_block<Vec, kTilePixels, kHalf / Vec::lanes>(run, weights, first, left);
         } else {
-            conv_block<kTileChannels / Vec::lanes / 2>(run, weights, first, left);
+            conv_block<Narrow, kNarrowPixels, 1>(run, weights, first, left);
         }
     }
 }

@@ -106,6 +106,8 @@ Vec Vec::two_to(Ints whole) {
 
 constexpr int kTilePixels = 4;
 constexpr int kTileChannels = 8;
+using Narrow = Vec;
+constexpr int kNarrowPixels = kTilePixels;
 
 struct Pairs {
     static constexpr int depth = 2;

@@ -148,6 +148,32 @@ Vec Vec::two_to(Ints whole) {
 constexpr int kTilePixels = 12;
 constexpr int kTileChannels = 32;
 
+// Half a vector: up to 8 channels fill no more, and a CPU that makes 512 bits in two halves makes these two
+// at a time.
+struct Narrow {
+    static constexpr int lanes = 8;
+    using Four = const float*;
+    static constexpr bool walks = false;
+    __m256 v;
+
+    static Narrow load(const float* from) { return {_mm256_loadu_ps(from)}; }
+    static Narrow broadcast(float x) { return {_mm256_set1_ps(x)}; }
+    void store(float* to) const { _mm256_storeu_ps(to, v); }
+    void store_first(int count, float* to) const {
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), _mm512_castps256_ps512(v));
+    }
+    static Four four(const float* from) { return from; }
+    template <int i>
+    static Narrow fused(Narrow row, Four four, Narrow sum) {
+        return {_mm256_fmadd_ps(row.v, _mm256_broadcast_ss(four + i), sum.v)};
+    }
+    static Narrow fused(Narrow a, Narrow b, Narrow c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+    static Narrow multiply(Narrow a, Narrow b) { return {_mm256_mul_ps(a.v, b.v)}; }
+    static Narrow min(Narrow a, Narrow b) { return {_mm256_min_ps(a.v, b.v)}; }
+    static Narrow max(Narrow a, Narrow b) { return {_mm256_max_ps(a.v, b.v)}; }
+};
+constexpr int kNarrowPixels = 12;
+
 struct Pairs {
     static constexpr int depth = 2;
     static constexpr int input_bytes = 2;

@@ -142,6 +142,8 @@ constexpr int kTilePixels = 8;  // 16 of the 32 registers hold sums, 8 the input
 constexpr int kTilePixels = 4;  // 8 of the 16, and 4
 #endif
 constexpr int kTileChannels = 8;
+using Narrow = Vec;
+constexpr int kNarrowPixels = kTilePixels;
 
 // Products one by one, of inputs and weights of 16 bits: for whatever the faster ways cannot take.
 struct Singles {
