@@ -108,6 +108,9 @@ Vec Vec::two_to(Ints whole) {
 constexpr int kTilePixels = 6;
 constexpr int kTileChannels = 16;
 using Narrow = Vec;
+constexpr int kDepthwisePixels = 4;
+constexpr int kStridedPixels = 4;
+constexpr bool kDepthwiseAcross = true;
 constexpr int kNarrowPixels = 12;  // as many sums: two in each of 4 cycles that one takes
 
 struct Pairs {

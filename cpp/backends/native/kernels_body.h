@@ -9,6 +9,11 @@
 // Narrow: what a few channels are in, Vec or less of one; of those above what conv needs. kNarrowPixels: how
 // many pixels a tile of one has.
 //
+// kDepthwisePixels, kStridedPixels: how many pixels of a depthwise 3x3 share what they read, with stride 1
+// and 2; their sums take registers beside nine weights. kDepthwiseAcross: whether all their channels come
+// before the next ones, or all pixels before the next vector of channels, whose weights then stay in
+// registers.
+//
 // Ints: as many int32. load, broadcast, add, subtract,
 // halved, widen (from int8 or uint8), to_floats, rounded (to the
 // nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n); multiply_add, of
@@ -282,13 +287,20 @@ void store_next(V value, float** at, std::ptrdiff_t step) {
     }
 }
 
-// Neighbours in a depthwise tile, whose sums take registers beside nine weights. Those of stride 2 share
-// less.
-constexpr int kDepthwisePixels = Vec::walks ? 8 : 4;
-constexpr int kStridedPixels = 4;
-
 // A vector of channels of a 3x3 window, whose rows are `rows` on; they move on, as `output` does.
 struct DepthwiseTile {
+    __attribute__((always_inline)) DepthwiseTile(const DepthwiseRun& run, int pixel, int c)
+        : bias(Vec::load(run.weights + c)),
+          low(Vec::broadcast(run.low)),
+          column_step(run.column_step),
+          output(run.output + pixel * run.output_step + c),
+          output_step(run.output_step),
+          plain(is_relu(run)) {
+        for (int tap = 0; tap < 9; ++tap)
+            weights[tap] = Vec::load(run.weights + static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c);
+        for (int row = 0; row < 3; ++row) rows[row] = run.inputs[3 * row] + pixel * run.input_step + c;
+    }
+
     Vec weights[9];
     Vec bias;
     Vec low;
@@ -296,7 +308,7 @@ struct DepthwiseTile {
     std::ptrdiff_t column_step;
     float* output;
     std::ptrdiff_t output_step;
-    bool is_relu;
+    bool plain;  // nothing but the lower bound
 };
 
 // kPixels pixels, stride kStride: neighbours share the columns that they both read.
@@ -321,29 +333,44 @@ __attribute__((always_inline)) inline void depthwise_3x3_tile(const DepthwiseRun
         }
         tile->rows[row] -= (kColumns - kPixels * kStride) * tile->column_step;
     }
-    if (!tile->is_relu) bend_and_bound<kPixels>(run, sums);
+    if (!tile->plain) bend_and_bound<kPixels>(run, sums);
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; ++p) {
         store_next<Vec>(Vec::max(sums[p], tile->low), &tile->output, tile->output_step);
     }
 }
 
+// All pixels of a vector of channels, whose weights stay.
 template <int kStride>
-void depthwise_3x3(const DepthwiseRun& run, int c) {
-    DepthwiseTile tile;
-    tile.bias = Vec::load(run.weights + c);
-    for (int tap = 0; tap < 9; ++tap)
-        tile.weights[tap] = Vec::load(run.weights + static_cast<std::ptrdiff_t>(tap + 1) * run.channels + c);
-    for (int row = 0; row < 3; ++row) tile.rows[row] = run.inputs[3 * row] + c;
-    tile.low = Vec::broadcast(run.low);
-    tile.column_step = run.column_step;
-    tile.output = run.output + c;
-    tile.output_step = run.output_step;
-    tile.is_relu = is_relu(run);
+void depthwise_3x3_down(const DepthwiseRun& run, int c) {
+    DepthwiseTile tile(run, 0, c);
     for_tiles<kStride == 1 ? kDepthwisePixels : kStridedPixels>(
         run.pixels, [&](auto pixels, int) __attribute__((always_inline)) {
             depthwise_3x3_tile<decltype(pixels)::count, kStride>(run, &tile);
         });
+}
+
+// All channels of a few pixels, which lie next to each other.
+template <int kStride>
+void depthwise_3x3_across(const DepthwiseRun& run, int channels) {
+    for_tiles<kStride == 1 ? kDepthwisePixels : kStridedPixels>(run.pixels, [&](auto pixels, int pixel) {
+        for (int c = 0; c < channels; c += Vec::lanes) {
+            DepthwiseTile tile(run, pixel, c);
+            depthwise_3x3_tile<decltype(pixels)::count, kStride>(run, &tile);
+        }
+    });
+}
+
+// All channels but a rest smaller than a vector; returns how many.
+template <int kStride>
+int depthwise_3x3(const DepthwiseRun& run) {
+    const int channels = run.channels / Vec::lanes * Vec::lanes;
+    if (kDepthwiseAcross && channels > Vec::lanes) {
+        depthwise_3x3_across<kStride>(run, channels);
+    } else {
+        for (int c = 0; c < channels; c += Vec::lanes) depthwise_3x3_down<kStride>(run, c);
+    }
+    return channels;
 }
 
 void depthwise_vector(const DepthwiseRun& run, int c) {
@@ -414,7 +441,7 @@ void depthwise_narrow(const DepthwiseRun& run) {
     joined.weights = weights;
     const int together = join_pixels(&joined);
     if (together == 2 && run.column_step == run.channels) {
-        depthwise_3x3<2>(joined, 0);
+        depthwise_3x3<2>(joined);
     } else {
         depthwise_vector(joined, 0);
     }
@@ -426,15 +453,13 @@ void depthwise_narrow(const DepthwiseRun& run) {
 void depthwise(const DepthwiseRun& run) {
     if (has_narrow_pixels(run)) return depthwise_narrow(run);
     int c = 0;
-    for (; c + Vec::lanes <= run.channels; c += Vec::lanes) {
-        // Nearly every depthwise layer of these networks is one of these two.
-        if (run.taps == 9 && run.input_step == run.column_step) {
-            depthwise_3x3<1>(run, c);
-        } else if (run.taps == 9 && run.input_step == 2 * run.column_step) {
-            depthwise_3x3<2>(run, c);
-        } else {
-            depthwise_vector(run, c);
-        }
+    // Nearly every depthwise layer of these networks is one of these two.
+    if (run.taps == 9 && run.input_step == run.column_step) {
+        c = depthwise_3x3<1>(run);
+    } else if (run.taps == 9 && run.input_step == 2 * run.column_step) {
+        c = depthwise_3x3<2>(run);
+    } else {
+        for (; c + Vec::lanes <= run.channels; c += Vec::lanes) depthwise_vector(run, c);
     }
     for (; c < run.channels; ++c) depthwise_channel(run, c);
 }

@@ -108,6 +108,9 @@ constexpr int kTilePixels = 4;
 constexpr int kTileChannels = 8;
 using Narrow = Vec;
 constexpr int kNarrowPixels = kTilePixels;
+constexpr int kDepthwisePixels = 4;
+constexpr int kStridedPixels = 4;
+constexpr bool kDepthwiseAcross = false;
 
 struct Pairs {
     static constexpr int depth = 2;

@@ -173,6 +173,9 @@ struct Narrow {
     static Narrow max(Narrow a, Narrow b) { return {_mm256_max_ps(a.v, b.v)}; }
 };
 constexpr int kNarrowPixels = 12;
+constexpr int kDepthwisePixels = 8;
+constexpr int kStridedPixels = 8;
+constexpr bool kDepthwiseAcross = true;
 
 struct Pairs {
     static constexpr int depth = 2;

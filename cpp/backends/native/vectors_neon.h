@@ -144,6 +144,9 @@ constexpr int kTilePixels = 4;  // 8 of the 16, and 4
 constexpr int kTileChannels = 8;
 using Narrow = Vec;
 constexpr int kNarrowPixels = kTilePixels;
+constexpr int kDepthwisePixels = Vec::walks ? 8 : 4;
+constexpr int kStridedPixels = 4;
+constexpr bool kDepthwiseAcross = false;
 
 // Products one by one, of inputs and weights of 16 bits: for whatever the faster ways cannot take.
 struct Singles {
