@@ -157,7 +157,17 @@ def network(dtype, height, width, channels, scale):
 
 
 def core_conv(
-    subject, weight, bias, *, scale, weight_scale=1.0, pad=(0, 0), groups=1, low=-math.inf, output
+    subject,
+    weight,
+    bias,
+    *,
+    scale,
+    weight_scale=1.0,
+    stride=1,
+    pad=(0, 0),
+    groups=1,
+    low=-math.inf,
+    output,
 ):
     """Straight to the core: any weight of 16 bits, any scale."""
     return subject.quantized_conv(
@@ -166,7 +176,7 @@ def core_conv(
         weight=np.int16(weight),
         bias=np.int32(bias),
         weight_scale=np.full(len(bias), weight_scale, np.float32),
-        stride=(1, 1),
+        stride=(stride, stride),
         dilation=(1, 1),
         pad=pad,
         groups=groups,
@@ -333,6 +343,76 @@ def test_sums_up_to_the_last_of_a_floats_mantissa(step, largest, dtype, isa):
         subject.output("y", out)
         steps = np.rint(np.maximum(np.float32(sums) * np.float32(step), np.float32(least)))
         assert_array_equal(run_core(subject, isa, image), np.clip(steps + zero, low, high))
+
+
+# Weights of a byte in uint8, too, with and without an offset of the output, some of it in rows of a wider image.
+@every_isa
+@every_type
+@pytest.mark.parametrize("outputs", [1, 4, 5, 8, 9, 12, 13, 16, 17, 31, 32, 33, 49])
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(1, 1, 20), (3, 1, 9), (3, 2, 3)])
+def test_tiles_of_every_size(kernel, stride, channels, outputs, dtype, isa):
+    low, high = STORED_RANGE[dtype]
+    random = np.random.default_rng(outputs)
+    weight = random.integers(-127, 128, (outputs, channels, kernel, kernel))
+    scale = np.float32(2.0**-8 / np.sqrt(weight[0].size))
+    pad = kernel // 2
+    for pixels in (1, 2, 3, 4, 5, 6, 8, 9, 13, 16, 22, 35):
+        shape = (1, channels, 2 * stride, pixels * stride)
+        image = random.integers(low, high, shape, dtype, endpoint=True)
+        op = Conv(pads=(pad,) * 4, stride=(stride, stride))
+        sums = reference.convolve(image.astype(np.int64), weight.astype(np.int64), op)[0]
+        sums = sums[:, :2, :pixels].reshape(outputs, -1).T
+        for least, zero in ((0.0, 0), (-math.inf, 0), (-math.inf, 3)):
+            subject = network(dtype, *shape[2:], channels, (1.0, 0))
+            out = core_conv(
+                subject,
+                weight,
+                np.zeros(outputs),
+                weight_scale=scale,
+                scale=(1.0, zero),
+                stride=stride,
+                pad=(pad, pad),
+                low=least,
+                output=(2, pixels, outputs),
+            )
+            subject.output("y", out)
+            steps = np.rint(np.maximum(np.float32(sums) * scale, np.float32(least)))
+            assert_array_equal(run_core(subject, isa, image), np.clip(steps + zero, low, high))
+
+
+def parts_of_outputs(outputs, dtype):
+    b = Builder(12, 3, 19, seed=outputs)
+    parts = [b.conv("input", outputs, kernel, activation="relu") for kernel in (1, 3)]
+    joined = b.node(Concat(axis=1), *parts)
+    given = {name: one_scale(0.05, 0) for name in (*parts, joined)}
+    return quantize(b.graph(b.conv(joined, 5)), dtype, given=given)
+
+
+@every_isa
+@every_type
+@pytest.mark.parametrize("outputs", [1, 4, 6, 12, 16, 24, 32, 40])
+def test_convolutions_that_write_a_part_of_each_pixel(outputs, dtype, isa):
+    graph, wants = built(parts_of_outputs, outputs, dtype)
+    assert_runs(graph, isa, 1, wants)
+
+
+# What lies a vector at a time, and what is left; in place as well.
+@every_isa
+@every_type
+@pytest.mark.parametrize("count", [1, 15, 16, 63, 64, 65, 200])
+@pytest.mark.parametrize("ratio", [0.4, 2.0**21, 2.0**23])
+def test_sums_of_every_count(ratio, count, dtype, isa):
+    low, high = STORED_RANGE[dtype]
+    random = np.random.default_rng(count)
+    image = random.integers(low, high, (1, 1, 1, count), dtype, endpoint=True)
+    subject = network(dtype, 1, count, 1, (ratio, 5))
+    bounds = (-math.inf, math.inf, 1.0)
+    once = subject.add("once", 0, 0, clamp=bounds, scale=(ratio, 0))
+    subject.output("y", subject.add("y", 0, once, clamp=bounds, scale=(1.0, 2)))
+    first = np.clip(2 * (image.astype(int) - 5), low, high)
+    a, b = (np.float32(v) * np.float32(ratio) for v in (image.astype(int) - 5, first))
+    want = np.clip(np.rint(a + b) + 2, low, high)
+    assert_array_equal(run_core(subject, isa, image).ravel(), want.ravel())
 
 
 def rows_of_depthwise(channels, height, dtype):

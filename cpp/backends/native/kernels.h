@@ -99,7 +99,7 @@ struct MaxPoolRun {
 };
 
 // As ConvRun, of int8 or uint8 values. Inputs are as QuantizedKernels::prepare left them; a tap may read up
-// to `depth` - 1 of them after its last channel.
+// to 15 of them after its last channel.
 template <typename T>
 struct QuantizedConvRun {
     const std::byte* const* inputs;

@@ -31,12 +31,14 @@ struct Quads {
     static Ints dot(Weights row, Four four, Ints sum) {
         std::int32_t quad;
         __builtin_memcpy(&quad, four + i * sizeof(quad), sizeof(quad));
-        const __m512i all = _mm512_set1_epi32(quad);
+        return {add(sum.v, _mm512_set1_epi32(quad), row)};
+    }
+    static __m512i add(__m512i sum, __m512i inputs, __m512i weights) {
 #if defined(__clang__)
-        return {_mm512_dpbusd_epi32(sum.v, all, row)};
+        return _mm512_dpbusd_epi32(sum, inputs, weights);
 #else
         // GCC 12 copies every sum to another register and back in each round of a loop over the intrinsic.
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(all), "v"(row));
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(inputs), "v"(weights));
         return sum;
 #endif
     }
@@ -120,6 +122,8 @@ __attribute__((always_inline)) inline void with_packing_requantizer(const Requan
 
 #include "depthwise_avx512vnni.h"
 
+#include "conv_avx512vnni.h"
+
 template <typename T>
 void depthwise_quads(const QuantizedDepthwiseRun<T>& run) {
     depthwise_rows(&run, 1);
@@ -137,10 +141,10 @@ constexpr Kernels kKernels = {
     max_pool,
     sigmoid,
     softmax_pairs,
-    {conv_kernels<Quads<kSignBit>, std::int8_t>(add_offset), conv_kernels<Pairs, std::int8_t>(widen),
+    {quads_kernels<Quads<kSignBit>, std::int8_t>(add_offset), conv_kernels<Pairs, std::int8_t>(widen),
      depthwise_quads, quantized_add, max_pool, depthwise_rows},
-    {conv_kernels<Quads<0>, std::uint8_t>(nullptr), conv_kernels<Pairs, std::uint8_t>(widen), depthwise_quads,
-     quantized_add, max_pool, depthwise_rows}};
+    {quads_kernels<Quads<0>, std::uint8_t>(nullptr), conv_kernels<Pairs, std::uint8_t>(widen),
+     depthwise_quads, quantized_add, max_pool, depthwise_rows}};
 
 }  // namespace
 

@@ -129,11 +129,14 @@ struct Ints::Narrowing {
                                                    halves<kHasZeroPoint>(from[2], from[3])),
                                low);
     }
+    static __m512i in_order(__m512i bytes) {
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        return _mm512_permutexvar_epi32(order, bytes);
+    }
     // The vectors one after another, of kPixels pixels.
     template <int kPixels, typename T>
     void store(const Ints* from, T* to, std::ptrdiff_t step) const {
-        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        store_pieces<kPixels>(_mm512_permutexvar_epi32(order, bytes(from, to)), to, step);
+        store_pieces<kPixels>(in_order(bytes(from, to)), to, step);
     }
 };
 
