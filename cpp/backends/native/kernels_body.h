@@ -575,7 +575,10 @@ struct Requantizer {
 
     // But for the lower bound and the type's upper one, and without the zero point.
     Ints narrowed(Ints sums, Vec multipliers) const {
-        Vec steps = Vec::multiply(Ints::to_floats(sums), multipliers);
+        return narrowed(Vec::multiply(Ints::to_floats(sums), multipliers));
+    }
+
+    Ints narrowed(Vec steps) const {
         if constexpr (!kIsPlain)
             steps = Vec::min(Vec::max(steps, Vec::multiply(steps, clamped.slope)), clamped.high);
         return Ints::rounded(steps);
@@ -845,29 +848,63 @@ void quantized_depthwise(const QuantizedDepthwiseRun<T>& run) {
     quantized_depthwise_from(run, 0);
 }
 
+// The sums' two sides in registers, as in Requantizer.
 template <typename T>
-Vec rescaled(const T* from, int zero_point, float ratio) {
-    const Ints steps = Ints::add(Ints::widen(from), Ints::broadcast(-zero_point));
-    return Vec::multiply(Ints::to_floats(steps), Vec::broadcast(ratio));
+struct Rescaled {
+    explicit Rescaled(const QuantizedAddRun<T>& run)
+        : zero_a(Ints::broadcast(-run.zero_a)),
+          zero_b(Ints::broadcast(-run.zero_b)),
+          ratio_a(Vec::broadcast(run.ratio_a)),
+          ratio_b(Vec::broadcast(run.ratio_b)) {}
+
+    Vec sum(const T* a, const T* b) const {
+        const Ints steps_a = Ints::add(Ints::widen(a), zero_a);
+        const Ints steps_b = Ints::add(Ints::widen(b), zero_b);
+        return Vec::add(Vec::multiply(Ints::to_floats(steps_a), ratio_a),
+                        Vec::multiply(Ints::to_floats(steps_b), ratio_b));
+    }
+
+    Ints zero_a;
+    Ints zero_b;
+    Vec ratio_a;
+    Vec ratio_b;
+};
+
+// As many as fill the vectors that become bytes together; returns how many those are.
+template <typename I, typename To, typename T>
+std::size_t add_packed(const QuantizedAddRun<T>& run, const Rescaled<T>& rescaled, const To& to) {
+    constexpr std::size_t kTogether = I::packed * I::lanes;
+    const typename I::Narrowing narrowing(run.to);
+    std::size_t i = 0;
+    for (const std::size_t count = run.count; i + kTogether <= count; i += kTogether) {
+        I values[I::packed];
+        EDGEFACE_UNROLL
+        for (int v = 0; v < I::packed; ++v) {
+            const std::size_t at = i + static_cast<std::size_t>(v) * I::lanes;
+            values[v] = to.narrowed(rescaled.sum(run.a + at, run.b + at));
+        }
+        narrowing.template store<1>(values, run.output + i, 0);
+    }
+    return i;
 }
 
-template <typename T>
+template <typename T, typename I = Ints>
 void quantized_add(const QuantizedAddRun<T>& run) {
     const Requantizer<false> to(run.to);
+    const Rescaled<T> rescaled(run);
     std::size_t i = 0;
-    for (; i + Ints::lanes <= run.count; i += Ints::lanes) {
-        const Vec a = rescaled(run.a + i, run.zero_a, run.ratio_a);
-        const Vec b = rescaled(run.b + i, run.zero_b, run.ratio_b);
-        to.store(Vec::add(a, b), run.output + i, Ints::lanes);
+    if constexpr (I::packed > 1) {
+        with_requantizer(run.to, [&](const auto& packed) { i = add_packed<I>(run, rescaled, packed); });
     }
+    for (; i + Ints::lanes <= run.count; i += Ints::lanes)
+        to.store(rescaled.sum(run.a + i, run.b + i), run.output + i, Ints::lanes);
     if (i == run.count) return;
     const std::size_t left = run.count - i;
     T a[Ints::lanes] = {};
     T b[Ints::lanes] = {};
     __builtin_memcpy(a, run.a + i, left);
     __builtin_memcpy(b, run.b + i, left);
-    const Vec sum = Vec::add(rescaled(a, run.zero_a, run.ratio_a), rescaled(b, run.zero_b, run.ratio_b));
-    to.store(sum, run.output + i, static_cast<int>(left));
+    to.store(rescaled.sum(a, b), run.output + i, static_cast<int>(left));
 }
 
 static_assert(kTileChannels % (2 * Vec::lanes) == 0, "half a tile must be whole vectors");

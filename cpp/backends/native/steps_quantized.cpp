@@ -93,13 +93,19 @@ double largest_sum(const QuantizedConv& conv, std::size_t channel, const Image& 
     return sum;
 }
 
+constexpr double kInt32 = std::numeric_limits<std::int32_t>::max();
+
+template <typename T>
+bool has_no_bound_above(const Requantization& to) {
+    return to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high;
+}
+
 // As far as the kernels may make it easy for themselves.
 template <typename T>
 Requantization requantization(const QuantizedConv& conv, const Image& input, const Image& output) {
-    constexpr double kInt32 = std::numeric_limits<std::int32_t>::max();
     constexpr double kMantissa = 1 << 23;
     Requantization to = requantization<T>(conv.clamp, output);
-    to.plain = to.slope == 1 && static_cast<int>(to.high) + to.zero_point == Range<T>::high;
+    to.plain = has_no_bound_above<T>(to);
     to.small = to.plain && to.low == 0 && to.zero_point == 0;
     for (std::size_t channel = 0; channel < conv.bias.size(); ++channel) {
         const double sum = largest_sum<T>(conv, channel, input);
@@ -343,7 +349,9 @@ class AddStep : public Step {
           zero_b_(b.quantization.zero_point),
           ratio_a_(a.quantization.scale / output.quantization.scale),
           ratio_b_(b.quantization.scale / output.quantization.scale),
-          to_(requantization<T>(add.clamp, output)) {}
+          to_(requantization<T>(add.clamp, output)) {
+        to_.plain = has_no_bound_above<T>(to_) && 255.0 * (double{ratio_a_} + double{ratio_b_}) < kInt32;
+    }
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
         const Image& a = *inputs[0];
@@ -372,7 +380,9 @@ class MapStep : public Step {
         : kernel_(kernels_for<T>(kernels).add),
           zero_point_(input.quantization.zero_point),
           ratio_(input.quantization.scale / output.quantization.scale),
-          to_(requantization<T>(clamp, output)) {}
+          to_(requantization<T>(clamp, output)) {
+        to_.plain = has_no_bound_above<T>(to_) && 255.0 * double{ratio_} < kInt32;
+    }
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
         const Image& input = *inputs[0];
