@@ -4,7 +4,8 @@
 // Vec: `lanes` floats. load, store, store_first(n), broadcast, fused(a, b, c) = a * b + c, add, subtract,
 // multiply, divide, min, max; Four and fused<i>(row, four, sum): a run of four inputs, one of which
 // multiplies a row of weights; two_to(whole) = 2^whole; deinterleave and interleave of pairs. walks: whether
-// loads move pointers on for nothing; then next_four and load_next, which do.
+// loads move pointers on for nothing; then next_four, load_next and store_next, which do, load_pair of a row
+// of two, and hold.
 //
 // Narrow: what a few channels are in, Vec or less of one; of those above what conv needs. kNarrowPixels: how
 // many pixels a tile of one has.
@@ -98,6 +99,13 @@ inline float clamped(float x, float low, float high, float slope) {
     return x < high ? x : high;
 }
 
+template <int kVectors, typename V>
+__attribute__((always_inline)) inline void load_row(const float* from, V* row) {
+    if constexpr (V::walks && kVectors == 2) return V::load_pair(from, row);
+    EDGEFACE_UNROLL
+    for (int v = 0; v < kVectors; ++v) row[v] = V::load(from + v * V::lanes);
+}
+
 // A tile's sums: kPixels pixels x kVectors vectors of channels.
 template <typename V, int kPixels, int kVectors>
 struct ConvTile {
@@ -107,9 +115,7 @@ struct ConvTile {
     template <int kChannel>
     void add(const float* weights, const typename V::Four* inputs) {
         V row[kVectors];
-        EDGEFACE_UNROLL
-        for (int v = 0; v < kVectors; ++v)
-            row[v] = V::load(weights + kChannel * kTileChannels + v * V::lanes);
+        load_row<kVectors>(weights, row);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             EDGEFACE_UNROLL
@@ -120,9 +126,15 @@ struct ConvTile {
 
     void add_four(const float* weights, const typename V::Four* inputs) {
         add<0>(weights, inputs);
-        add<1>(weights, inputs);
-        add<2>(weights, inputs);
-        add<3>(weights, inputs);
+        add<1>(next_row(&weights), inputs);
+        add<2>(next_row(&weights), inputs);
+        add<3>(next_row(&weights), inputs);
+    }
+
+    const float* next_row(const float** weights) {
+        *weights += kTileChannels;
+        if constexpr (V::walks) V::template hold<kPixels * kVectors>(&sums[0][0], weights);
+        return *weights;
     }
 
     void add_four_at(const float* weights, const float* input, std::ptrdiff_t step) {
@@ -136,8 +148,7 @@ struct ConvTile {
 
     void add_one(const float* weights, const V* values) {
         V row[kVectors];
-        EDGEFACE_UNROLL
-        for (int v = 0; v < kVectors; ++v) row[v] = V::load(weights + v * V::lanes);
+        load_row<kVectors>(weights, row);
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) {
             EDGEFACE_UNROLL

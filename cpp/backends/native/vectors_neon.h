@@ -17,33 +17,58 @@ struct Vec {
         __builtin_memcpy(to, values, static_cast<std::size_t>(count) * sizeof(float));
     }
     static Four four(const float* from) { return vld1q_f32(from); }
-#if defined(__aarch64__)
+    // Loads and stores that move the pointer on, for nothing. A compiler makes offsets from one base of it,
+    // and so an addition for every pixel: 8 % of the instructions that RFB-320 takes on aarch64.
     static constexpr bool walks = true;
-    // Loads that move the pointer on, for nothing. A compiler makes offsets from one base of it, and so an
-    // addition for every pixel: 8 % of the instructions that RFB-320 takes.
     static Four next_four(const float** at) {
         Four values;
-        __asm__("ldr %q0, [%1], #16"
-                : "=w"(values), "+r"(*at)
-                : "m"(*reinterpret_cast<const float (*)[lanes]>(*at)));
+        const auto& read = *reinterpret_cast<const float (*)[lanes]>(*at);
+#if defined(__aarch64__)
+        __asm__("ldr %q0, [%1], #16" : "=w"(values), "+r"(*at) : "m"(read));
+#else
+        // Of lower registers, whose lanes alone can be factors.
+        __asm__("vld1.32 {%e0, %f0}, [%1]!" : "=t"(values), "+r"(*at) : "m"(read));
+#endif
         return values;
     }
     static Vec load_next(const float** at, std::ptrdiff_t step) {
         Vec loaded;
-        __asm__("ld1 {%0.4s}, [%1], %2"
-                : "=w"(loaded.v), "+r"(*at)
-                : "r"(step * static_cast<std::ptrdiff_t>(sizeof(float))),
-                  "m"(*reinterpret_cast<const float (*)[lanes]>(*at)));
+        const std::ptrdiff_t bytes = step * static_cast<std::ptrdiff_t>(sizeof(float));
+        const auto& read = *reinterpret_cast<const float (*)[lanes]>(*at);
+#if defined(__aarch64__)
+        __asm__("ld1 {%0.4s}, [%1], %2" : "=w"(loaded.v), "+r"(*at) : "r"(bytes), "m"(read));
+#else
+        __asm__("vld1.32 {%e0, %f0}, [%1], %2" : "=w"(loaded.v), "+r"(*at) : "r"(bytes), "m"(read));
+#endif
         return loaded;
     }
     void store_next(float** at, std::ptrdiff_t step) const {
-        __asm__("st1 {%2.4s}, [%0], %3"
-                : "+r"(*at), "=m"(*reinterpret_cast<float (*)[lanes]>(*at))
-                : "w"(v), "r"(step * static_cast<std::ptrdiff_t>(sizeof(float))));
-    }
+        const std::ptrdiff_t bytes = step * static_cast<std::ptrdiff_t>(sizeof(float));
+        auto& written = *reinterpret_cast<float (*)[lanes]>(*at);
+#if defined(__aarch64__)
+        __asm__("st1 {%2.4s}, [%0], %3" : "+r"(*at), "=m"(written) : "w"(v), "r"(bytes));
 #else
-    static constexpr bool walks = false;  // too few registers for a pointer a pixel
+        __asm__("vst1.32 {%e2, %f2}, [%0], %3" : "+r"(*at), "=m"(written) : "w"(v), "r"(bytes));
 #endif
+    }
+    // Two vectors side by side, in one instruction where there is one that takes no longer.
+    static void load_pair(const float* from, Vec* pair) {
+#if defined(__clang__) && !defined(__aarch64__)
+        const float32x4x2_t both = vld1q_f32_x2(from);
+        pair[0] = {both.val[0]};
+        pair[1] = {both.val[1]};
+#else
+        pair[0] = load(from);
+        pair[1] = load(from + lanes);
+#endif
+    }
+    // Keeps a compiler from reading on before there are sums: 16 registers hold no second row of weights.
+    template <int kCount>
+    static void hold([[maybe_unused]] Vec* sums, [[maybe_unused]] const float** at) {
+#if !defined(__aarch64__)
+        for (int i = 0; i < kCount; ++i) __asm__("" : "+w"(sums[i].v), "+r"(*at));
+#endif
+    }
     template <int i>
     static Vec fused(Vec row, Four four, Vec sum) {
 #if defined(__aarch64__)
@@ -144,7 +169,7 @@ constexpr int kTilePixels = 4;  // 8 of the 16, and 4
 constexpr int kTileChannels = 8;
 using Narrow = Vec;
 constexpr int kNarrowPixels = kTilePixels;
-constexpr int kDepthwisePixels = Vec::walks ? 8 : 4;
+constexpr int kDepthwisePixels = kTilePixels;
 constexpr int kStridedPixels = 4;
 constexpr bool kDepthwiseAcross = false;
 
