@@ -869,31 +869,40 @@ void quantized_depthwise(const QuantizedDepthwiseRun<T>& run) {
     quantized_depthwise_from(run, 0);
 }
 
-// The sums' two sides in registers, as in Requantizer.
-template <typename T>
-struct Rescaled {
-    explicit Rescaled(const QuantizedAddRun<T>& run)
-        : zero_a(Ints::broadcast(-run.zero_a)),
-          zero_b(Ints::broadcast(-run.zero_b)),
-          ratio_a(Vec::broadcast(run.ratio_a)),
-          ratio_b(Vec::broadcast(run.ratio_b)) {}
+// Stored values in steps of another scale; in registers, as a requantizer is.
+struct Rescaling {
+    Rescaling(int zero_point, float by)
+        : offset(Ints::broadcast(-zero_point)),
+          ratio(Vec::broadcast(by)) {}
 
-    Vec sum(const T* a, const T* b) const {
-        const Ints steps_a = Ints::add(Ints::widen(a), zero_a);
-        const Ints steps_b = Ints::add(Ints::widen(b), zero_b);
-        return Vec::add(Vec::multiply(Ints::to_floats(steps_a), ratio_a),
-                        Vec::multiply(Ints::to_floats(steps_b), ratio_b));
+    template <typename T>
+    Vec operator()(const T* from) const {
+        return Vec::multiply(Ints::to_floats(Ints::add(Ints::widen(from), offset)), ratio);
     }
 
-    Ints zero_a;
-    Ints zero_b;
-    Vec ratio_a;
-    Vec ratio_b;
+    Ints offset;
+    Vec ratio;
+};
+
+// The sum of two such.
+struct RescaledSum {
+    template <typename T>
+    explicit RescaledSum(const QuantizedAddRun<T>& run)
+        : a(run.zero_a, run.ratio_a),
+          b(run.zero_b, run.ratio_b) {}
+
+    template <typename T>
+    Vec operator()(const T* from_a, const T* from_b) const {
+        return Vec::add(a(from_a), b(from_b));
+    }
+
+    Rescaling a;
+    Rescaling b;
 };
 
 // As many as fill the vectors that become bytes together; returns how many those are.
 template <typename I, typename To, typename T>
-std::size_t add_packed(const QuantizedAddRun<T>& run, const Rescaled<T>& rescaled, const To& to) {
+std::size_t add_packed(const QuantizedAddRun<T>& run, const RescaledSum& sum, const To& to) {
     constexpr std::size_t kTogether = I::packed * I::lanes;
     const typename I::Narrowing narrowing(run.to);
     std::size_t i = 0;
@@ -902,7 +911,7 @@ std::size_t add_packed(const QuantizedAddRun<T>& run, const Rescaled<T>& rescale
         EDGEFACE_UNROLL
         for (int v = 0; v < I::packed; ++v) {
             const std::size_t at = i + static_cast<std::size_t>(v) * I::lanes;
-            values[v] = to.narrowed(rescaled.sum(run.a + at, run.b + at));
+            values[v] = to.narrowed(sum(run.a + at, run.b + at));
         }
         narrowing.template store<1>(values, run.output + i, 0);
     }
@@ -912,20 +921,20 @@ std::size_t add_packed(const QuantizedAddRun<T>& run, const Rescaled<T>& rescale
 template <typename T, typename I = Ints>
 void quantized_add(const QuantizedAddRun<T>& run) {
     const Requantizer<false> to(run.to);
-    const Rescaled<T> rescaled(run);
+    const RescaledSum sum(run);
     std::size_t i = 0;
     if constexpr (I::packed > 1) {
-        with_requantizer(run.to, [&](const auto& packed) { i = add_packed<I>(run, rescaled, packed); });
+        with_requantizer(run.to, [&](const auto& packed) { i = add_packed<I>(run, sum, packed); });
     }
     for (; i + Ints::lanes <= run.count; i += Ints::lanes)
-        to.store(rescaled.sum(run.a + i, run.b + i), run.output + i, Ints::lanes);
+        to.store(sum(run.a + i, run.b + i), run.output + i, Ints::lanes);
     if (i == run.count) return;
     const std::size_t left = run.count - i;
     T a[Ints::lanes] = {};
     T b[Ints::lanes] = {};
     __builtin_memcpy(a, run.a + i, left);
     __builtin_memcpy(b, run.b + i, left);
-    to.store(rescaled.sum(a, b), run.output + i, static_cast<int>(left));
+    to.store(sum(a, b), run.output + i, static_cast<int>(left));
 }
 
 static_assert(kTileChannels % (2 * Vec::lanes) == 0, "half a tile must be whole vectors");

@@ -97,9 +97,9 @@ struct PairsTile {
         EDGEFACE_UNROLL
         for (int first = 0; first < kPairs; first += kChain) {
             int16x8_t chain = products(row[first], values[first], half);
+            const int end = first + kChain < kPairs ? first + kChain : kPairs;
             EDGEFACE_UNROLL
-            for (int i = first + 1; i < first + kChain && i < kPairs; ++i)
-                chain = add_products(chain, row[i], values[i], half);
+            for (int i = first + 1; i < end; ++i) chain = add_products(chain, row[i], values[i], half);
             *sum = vpadalq_s16(*sum, chain);
         }
     }

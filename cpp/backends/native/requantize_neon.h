@@ -55,22 +55,40 @@ struct NarrowRequantizer {
 struct ReluRequantizer {
     explicit ReluRequantizer(const Requantization& to)
         : zero_point(vdupq_n_s8(static_cast<std::int8_t>(to.zero_point))),
-          low(vdupq_n_s8(static_cast<std::int8_t>(to.low))) {}
+          low(vdupq_n_s8(static_cast<std::int8_t>(to.low))),
+          least(vdupq_n_f32(to.low)) {}
 
-    static bool does(const Requantization& to) { return to.slope == 1 && to.high == 127; }
+    static constexpr float kMost = 127;
+    static bool does(const Requantization& to) { return to.slope == 1 && to.high == kMost; }
+
+#if defined(__aarch64__)
+    int16x4_t words(float32x4_t steps) const { return vqmovn_s32(vcvtnq_s32_f32(steps)); }
+    int8x16_t bytes(int16x8_t first, int16x8_t second) const {
+        return vmaxq_s8(vcombine_s8(vqmovn_s16(first), vqmovn_s16(second)), low);
+    }
+#else
+    // As Ints::rounded, but the lowest bits of the sum are the number already; within bounds it is small enough.
+    int16x4_t words(float32x4_t steps) const {
+        const float32x4_t bounded = vminq_f32(vmaxq_f32(steps, least), vdupq_n_f32(kMost));
+        return vmovn_s32(vreinterpretq_s32_f32(vaddq_f32(bounded, vdupq_n_f32(12582912))));
+    }
+    int8x16_t bytes(int16x8_t first, int16x8_t second) const {
+        return vcombine_s8(vmovn_s16(first), vmovn_s16(second));
+    }
+#endif
 
     int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        int16x4_t words[4];
+        int16x4_t four[4];
         EDGEFACE_UNROLL
-        for (int v = 0; v < 4; ++v)
-            words[v] = NarrowRequantizer::rounded({vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v])});
-        const int8x8_t first = vqmovn_s16(vcombine_s16(words[0], words[1]));
-        const int8x8_t second = vqmovn_s16(vcombine_s16(words[2], words[3]));
-        return vaddq_s8(vmaxq_s8(vcombine_s8(first, second), low), zero_point);
+        for (int v = 0; v < 4; ++v) four[v] = words(vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]));
+        const int16x8_t first = vcombine_s16(four[0], four[1]);
+        const int16x8_t second = vcombine_s16(four[2], four[3]);
+        return vaddq_s8(bytes(first, second), zero_point);
     }
 
     int8x16_t zero_point;
     int8x16_t low;
+    float32x4_t least;
 };
 
 template <typename Make>
