@@ -1,8 +1,8 @@
-// Sums of int8 convolutions -> bytes, sixteen at a time. For the kernel files that include it, behind
-// kernels_body.h.
+// Sums of int8 values and of their products -> bytes, sixteen at a time. For the kernel files that include
+// it, behind kernels_body.h.
 
-struct Sums16 {
-    int32x4_t v[4];
+struct Steps16 {
+    float32x4_t v[4];
 };
 
 // Rounding first and clamping last is the same as the other way round: the bounds are whole numbers.
@@ -25,20 +25,16 @@ struct NarrowRequantizer {
 #endif
     }
 
-    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        Vec steps[4];
+    int8x16_t operator()(const Steps16& steps) const {
+        Vec bent[4];
         EDGEFACE_UNROLL
-        for (int v = 0; v < 4; ++v) {
-            steps[v].v = vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]);
-        }
+        for (int v = 0; v < 4; ++v) bent[v].v = steps.v[v];
         if (is_bent) {
             EDGEFACE_UNROLL
-            for (Vec& vector : steps) {
-                vector = Vec::max(vector, Vec::multiply(vector, slope));
-            }
+            for (Vec& vector : bent) vector = Vec::max(vector, Vec::multiply(vector, slope));
         }
-        const int16x8_t first = vcombine_s16(rounded(steps[0]), rounded(steps[1]));
-        const int16x8_t second = vcombine_s16(rounded(steps[2]), rounded(steps[3]));
+        const int16x8_t first = vcombine_s16(rounded(bent[0]), rounded(bent[1]));
+        const int16x8_t second = vcombine_s16(rounded(bent[2]), rounded(bent[3]));
         const int8x16_t values = vcombine_s8(vqmovn_s16(vqaddq_s16(first, zero_point)),
                                              vqmovn_s16(vqaddq_s16(second, zero_point)));
         return vminq_s8(vmaxq_s8(values, low), high);
@@ -67,7 +63,8 @@ struct ReluRequantizer {
         return vmaxq_s8(vcombine_s8(vqmovn_s16(first), vqmovn_s16(second)), low);
     }
 #else
-    // As Ints::rounded, but the lowest bits of the sum are the number already; within bounds it is small enough.
+    // As Ints::rounded, but the lowest bits of the sum are the number already; within bounds it is small
+    // enough.
     int16x4_t words(float32x4_t steps) const {
         const float32x4_t bounded = vminq_f32(vmaxq_f32(steps, least), vdupq_n_f32(kMost));
         return vmovn_s32(vreinterpretq_s32_f32(vaddq_f32(bounded, vdupq_n_f32(12582912))));
@@ -77,12 +74,9 @@ struct ReluRequantizer {
     }
 #endif
 
-    int8x16_t operator()(const Sums16& sums, const float32x4_t* multipliers) const {
-        int16x4_t four[4];
-        EDGEFACE_UNROLL
-        for (int v = 0; v < 4; ++v) four[v] = words(vmulq_f32(vcvtq_f32_s32(sums.v[v]), multipliers[v]));
-        const int16x8_t first = vcombine_s16(four[0], four[1]);
-        const int16x8_t second = vcombine_s16(four[2], four[3]);
+    int8x16_t operator()(const Steps16& steps) const {
+        const int16x8_t first = vcombine_s16(words(steps.v[0]), words(steps.v[1]));
+        const int16x8_t second = vcombine_s16(words(steps.v[2]), words(steps.v[3]));
         return vaddq_s8(bytes(first, second), zero_point);
     }
 
@@ -132,15 +126,14 @@ void store_vectors(const int32x4_t* sums, const float32x4_t* multipliers, const 
     constexpr int kTogether = 4 / kVectors;
     EDGEFACE_UNROLL
     for (int p = 0; p < kPixels; p += kTogether, output += kTogether * step) {
-        Sums16 four;
-        float32x4_t with[4];
+        Steps16 steps;
         EDGEFACE_UNROLL
         for (int i = 0; i < 4; ++i) {
             const bool is_inside = p * kVectors + i < kPixels * kVectors;
-            four.v[i] = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
-            with[i] = multipliers[i % kVectors];
+            const int32x4_t sum = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
+            steps.v[i] = vmulq_f32(vcvtq_f32_s32(sum), multipliers[i % kVectors]);
         }
-        const int8x16_t values = requantized(four, with);
+        const int8x16_t values = requantized(steps);
         constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
         if (kMost == kTogether && channels >= 4 * kVectors) {
             store_whole_bytes<kVectors>(values, output, step);
@@ -148,4 +141,40 @@ void store_vectors(const int32x4_t* sums, const float32x4_t* multipliers, const 
             store_bytes<kVectors>(values, output, step, kMost, channels);
         }
     }
+}
+
+// Sixteen stored values in steps of another scale.
+struct BytesRescaling {
+    BytesRescaling(int zero, float by)
+        : zero_point(vdup_n_s8(static_cast<std::int8_t>(zero))),
+          ratio(by) {}
+
+    Steps16 operator()(const std::int8_t* from) const {
+        const int8x16_t values = vld1q_s8(from);
+        const int16x8_t low = vsubl_s8(vget_low_s8(values), zero_point);
+        const int16x8_t high = vsubl_s8(vget_high_s8(values), zero_point);
+        return {{step(vget_low_s16(low)), step(vget_high_s16(low)), step(vget_low_s16(high)),
+                 step(vget_high_s16(high))}};
+    }
+
+    float32x4_t step(int16x4_t four) const { return vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(four)), ratio); }
+
+    int8x8_t zero_point;
+    float ratio;
+};
+
+void add_bytes(const QuantizedAddRun<std::int8_t>& run) {
+    const BytesRescaling steps_a(run.zero_a, run.ratio_a);
+    const BytesRescaling steps_b(run.zero_b, run.ratio_b);
+    QuantizedAddRun<std::int8_t> rest = run;
+    with_narrow_requantizer(run.to, [&](const auto& requantized) {
+        for (; rest.count >= 16; rest.count -= 16, rest.a += 16, rest.b += 16, rest.output += 16) {
+            Steps16 steps = steps_a(rest.a);
+            const Steps16 more = steps_b(rest.b);
+            EDGEFACE_UNROLL
+            for (int v = 0; v < 4; ++v) steps.v[v] = vaddq_f32(steps.v[v], more.v[v]);
+            vst1q_s8(rest.output, requantized(steps));
+        }
+    });
+    if (rest.count > 0) quantized_add(rest);
 }
