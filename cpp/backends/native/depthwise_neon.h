@@ -85,8 +85,8 @@ __attribute__((always_inline)) inline void depthwise_bytes_tile(const QuantizedD
             }
         }
     }
-    store_vectors<kPixels, kBytesVectors>(&sums[0][0], by.multipliers, requantized, output, run.output_step,
-                                          8 * kBytesParts);
+    store_vectors<kPixels, kBytesVectors, true>(&sums[0][0], by.multipliers, requantized, output,
+                                                run.output_step, 8 * kBytesParts);
 }
 
 template <int kStride, int kChain, typename Requantized>

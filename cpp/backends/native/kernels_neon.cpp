@@ -109,7 +109,7 @@ struct PairsTile {
         const std::int8_t* inputs[kPixels];
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) inputs[p] = input + p * step;
-        for (int fours = pairs / 4; fours > 0; --fours, weights += 4 * kRow) add<4>(weights, block, inputs);
+        for (int left = pairs; left >= 4; left -= 4, weights += 4 * kRow) add<4>(weights, block, inputs);
         if ((pairs & 2) != 0) add<2>(weights, block, inputs);
         if ((pairs & 1) != 0) add<1>(weights + (pairs & 2) * kRow, block, inputs);
     }
@@ -125,7 +125,7 @@ void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t
         EDGEFACE_UNROLL
         for (int p = 0; p < kPixels; ++p) tile.sums[p][v] = bias;
     }
-    const int pairs = (run.channels + kPair - 1) / kPair;
+    const int pairs = static_cast<int>((static_cast<unsigned>(run.channels) + kPair - 1) / kPair);
     const std::ptrdiff_t tap_size = pairs * tile.kRow;
     const std::ptrdiff_t block = run.taps * tap_size;
     for (int tap = 0; tap < run.taps; ++tap, weights += tap_size) {
@@ -135,9 +135,15 @@ void conv_pairs_tile(const QuantizedConvRun<std::int8_t>& run, const std::int8_t
     float32x4_t multipliers[kVectors];
     EDGEFACE_UNROLL
     for (int v = 0; v < kVectors; ++v) multipliers[v] = vld1q_f32(run.multipliers + first + 4 * v);
-    store_vectors<kPixels, kVectors>(&tile.sums[0][0], multipliers, requantized,
-                                     run.output + pixel * run.output_step + first, run.output_step,
-                                     run.output_channels - first);
+    std::int8_t* output = run.output + pixel * run.output_step + first;
+    const int channels = run.output_channels - first;
+    if (channels >= 4 * kVectors) {
+        store_vectors<kPixels, kVectors, true>(&tile.sums[0][0], multipliers, requantized, output,
+                                               run.output_step, channels);
+    } else {
+        store_vectors<kPixels, kVectors, false>(&tile.sums[0][0], multipliers, requantized, output,
+                                                run.output_step, channels);
+    }
 }
 
 template <int kVectors, int kChain, typename Requantized>

@@ -93,18 +93,17 @@ void with_narrow_requantizer(const Requantization& to, const Make& make) {
 
 // kVectors vectors of four channels of each of 4 / kVectors pixels, of which `pixels` and `channels` exist.
 template <int kVectors>
-void store_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
-    constexpr std::size_t kChannels = 4 * kVectors;
-    if (kVectors == 4 && channels >= 16) return vst1q_s8(output, values);
+void store_some_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step, int pixels, int channels) {
+    constexpr int kChannels = 4 * kVectors;
     std::int8_t bytes[16];
     vst1q_s8(bytes, values);
-    const std::size_t count = channels < 4 * kVectors ? static_cast<std::size_t>(channels) : kChannels;
+    const int count = channels < kChannels ? channels : kChannels;
     for (int p = 0; p < pixels; ++p)
-        __builtin_memcpy(output + p * step, bytes + static_cast<std::size_t>(p) * kChannels, count);
+        __builtin_memcpy(output + p * step, bytes + p * kChannels, static_cast<std::size_t>(count));
 }
 
 template <int kVectors>
-void store_whole_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step) {
+void store_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t step) {
     if constexpr (kVectors == 4) {
         vst1q_s8(output, values);
     } else if constexpr (kVectors == 2) {
@@ -119,8 +118,8 @@ void store_whole_bytes(int8x16_t values, std::int8_t* output, std::ptrdiff_t ste
     }
 }
 
-// Sixteen values at a time: of several pixels where a tile has fewer channels.
-template <int kPixels, int kVectors, typename Requantized>
+// Sums of kVectors vectors of kPixels pixels, of which `channels` exist; kWhole: all of them.
+template <int kPixels, int kVectors, bool kWhole, typename Requantized>
 void store_vectors(const int32x4_t* sums, const float32x4_t* multipliers, const Requantized& requantized,
                    std::int8_t* output, std::ptrdiff_t step, int channels) {
     constexpr int kTogether = 4 / kVectors;
@@ -133,12 +132,11 @@ void store_vectors(const int32x4_t* sums, const float32x4_t* multipliers, const 
             const int32x4_t sum = is_inside ? sums[p * kVectors + i] : vdupq_n_s32(0);
             steps.v[i] = vmulq_f32(vcvtq_f32_s32(sum), multipliers[i % kVectors]);
         }
-        const int8x16_t values = requantized(steps);
-        constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
-        if (kMost == kTogether && channels >= 4 * kVectors) {
-            store_whole_bytes<kVectors>(values, output, step);
+        if constexpr (kWhole && kPixels >= kTogether) {
+            store_bytes<kVectors>(requantized(steps), output, step);
         } else {
-            store_bytes<kVectors>(values, output, step, kMost, channels);
+            constexpr int kMost = kPixels < kTogether ? kPixels : kTogether;
+            store_some_bytes<kVectors>(requantized(steps), output, step, kMost, channels);
         }
     }
 }
