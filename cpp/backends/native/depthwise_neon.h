@@ -120,6 +120,7 @@ int depthwise_bytes_blocks(const QuantizedDepthwiseRun<std::int8_t>& run) {
 
 template <int kStride>
 int depthwise_bytes_chained(const QuantizedDepthwiseRun<std::int8_t>& run) {
+    if (run.chain >= 9) return depthwise_bytes_blocks<kStride, 9>(run);
     if (run.chain >= 5) return depthwise_bytes_blocks<kStride, 5>(run);
     if (run.chain >= 3) return depthwise_bytes_blocks<kStride, 3>(run);
     return depthwise_bytes_blocks<kStride, 2>(run);

@@ -133,7 +133,7 @@ struct QuantizedDepthwiseRun {
     int pixels;
     int channels;
     std::ptrdiff_t output_step;
-    int chain;  // as above
+    int chain;  // the same of taps in turn, from the first on and from the next ones on
 };
 
 // out[i] = requantised fl(fl((a[i] - zero_a) * ratio_a) + fl((b[i] - zero_b) * ratio_b)). `output` may be `a`

@@ -60,14 +60,37 @@ bool is_narrow(const std::vector<std::int16_t>& weights) {
     return std::all_of(weights.begin(), weights.end(), [](int weight) { return std::abs(weight) <= 127; });
 }
 
-// How many products of a stored value and a weight fit in 16 bits, whatever the values.
+// How large a sum of weights may be so that its products with stored values fit in 16 bits, whatever those
+// are.
 template <typename T>
-int chain(const std::vector<std::int16_t>& weights, int reach) {
-    constexpr int kLargest = std::numeric_limits<std::int16_t>::max();
+int largest_sum(const Image& input) {
+    constexpr int kFarthest = std::max(1 - Range<T>::low, 1 + Range<T>::high);
+    return std::numeric_limits<std::int16_t>::max() / std::min(input.reach, kFarthest);
+}
+
+// How many of these weights may be in one.
+template <typename T>
+int chain(const std::vector<std::int16_t>& weights, const Image& input) {
     const int largest = std::accumulate(weights.begin(), weights.end(), 1, [](int most, int weight) {
         return std::max(most, std::abs(weight));
     });
-    return kLargest / (largest * std::min(reach, std::max(1 - Range<T>::low, 1 + Range<T>::high)));
+    return largest_sum<T>(input) / largest;
+}
+
+// The most taps of every channel that may be, from the first on and from the next ones on.
+template <typename T>
+int depthwise_chain(const std::vector<std::int16_t>& weights, std::size_t taps, const Image& input) {
+    const auto fits = [&](std::size_t chain) {
+        int sum = 0;
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+            sum = (i % taps % chain == 0 ? 0 : sum) + std::abs(weights[i]);
+            if (sum > largest_sum<T>(input)) return false;
+        }
+        return true;
+    };
+    std::size_t chain = taps;
+    while (chain > 1 && !fits(chain)) --chain;
+    return static_cast<int>(chain);
 }
 
 // sum of (x - z) * w = sum of x * w - z * sum of w: the input's zero point, folded into the bias.
@@ -152,7 +175,7 @@ class ConvStep : public WindowStep<T> {
         : WindowStep<T>(conv.window, input),
           kernels_(is_narrow(conv.weight) ? kernels_for<T>(kernels).narrow : kernels_for<T>(kernels).wide),
           to_(requantization<T>(conv, input, output)),
-          chain_(chain<T>(conv.weight, input.reach)),
+          chain_(chain<T>(conv.weight, input)),
           columns_(folds(conv.window, conv.groups, input) ? 1 : conv.window.kernel_width),
           channels_(input.shape.channels / conv.groups * conv.window.kernel_width / columns_),
           in_channels_(input.shape.channels / conv.groups),
@@ -276,7 +299,7 @@ class DepthwiseStep : public WindowStep<T> {
         : WindowStep<T>(conv.window, input),
           kernels_(kernels_for<T>(kernels)),
           to_(requantization<T>(conv, input, output)),
-          chain_(chain<T>(conv.weight, input.reach)),
+          chain_(depthwise_chain<T>(conv.weight, size_of(conv.window.taps()), input)),
           narrow_(is_narrow(conv.weight)) {
         const int taps = conv.window.taps();
         for (int tap = 0; tap < taps; ++tap) {
