@@ -19,7 +19,7 @@ from numpy.testing import assert_array_equal
 from edgeface import _core
 from edgeface.backends import native
 from edgeface.errors import BackendError
-from edgeface.graph import Add, Conv, Graph, Node, Quantization, Reshape, Tensor, Transpose
+from edgeface.graph import Add, Concat, Conv, Graph, Node, Quantization, Reshape, Tensor, Transpose
 from reference import ISAS, ROUNDING, Builder, run_graph
 
 THREADS = (1, 2, 3)
@@ -150,6 +150,17 @@ def test_convolution_of_every_number_of_channels(channels, isa):
 def test_convolution_of_every_number_of_pixels(pixels, isa):
     b = Builder(3, 1, pixels)
     assert_runs(b.graph(b.conv("input", 5, 3), b.depthwise("input")), isa, threads=2)
+
+
+@every_isa
+@pytest.mark.parametrize("pixels", [1, 2, 4, 5, 8, 9, 15, 16, 17, 24, 31, 40])
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 8])
+def test_few_channels_of_every_number_of_pixels_in_a_wider_image(channels, pixels, isa):
+    b = Builder(9, 2, pixels, seed=channels)
+    parts = [
+        b.conv("input", channels, kernel, activation=a) for kernel in (1, 3) for a in ACTIVATIONS
+    ]
+    assert_runs(b.graph(b.node(Concat(axis=1), *parts)), isa)
 
 
 @every_isa
