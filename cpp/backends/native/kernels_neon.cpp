@@ -18,8 +18,8 @@ namespace {
 #include "depthwise_neon.h"
 
 // Without a dot product instruction int8 is fastest two channels at a time: weights of both, in turn, of
-// eight output channels times a pixel's two, repeated. Two products are summed in 16 bits (at most 128 * 127
-// each), then neighbours, which are one output's, into its 32 bits: no sum is in parts at the end.
+// eight output channels times a pixel's two, repeated. Two or four products are summed in 16 bits, then
+// neighbours, which are one output's, into its 32 bits: no sum is in parts at the end.
 constexpr int kPair = 2;
 constexpr QuantizedLayout kPairsLayout = {kPair, 1, 1, 0};
 
@@ -47,21 +47,22 @@ Repeated next_pair(const std::int8_t** at) {
 
 int16x8_t products(int8x16_t row, Repeated values, int half) {
 #if defined(__aarch64__)
-    return half == 0 ? vmull_s8(vget_low_s8(row), vget_low_s8(values)) : vmull_high_s8(row, values);
+    return product(row, values, half);
 #else
-    return vmull_s8(half == 0 ? vget_low_s8(row) : vget_high_s8(row), values);
+    return product(half == 0 ? vget_low_s8(row) : vget_high_s8(row), values, 0);
 #endif
 }
 
 int16x8_t add_products(int16x8_t sum, int8x16_t row, Repeated values, int half) {
 #if defined(__aarch64__)
-    return half == 0 ? vmlal_s8(sum, vget_low_s8(row), vget_low_s8(values)) : vmlal_high_s8(sum, row, values);
+    return add_product(sum, row, values, half);
 #else
-    return vmlal_s8(sum, half == 0 ? vget_low_s8(row) : vget_high_s8(row), values);
+    return add_product(sum, half == 0 ? vget_low_s8(row) : vget_high_s8(row), values, 0);
 #endif
 }
 
-// Of kPixels pixels x kVectors vectors of channels. Weights are in blocks of two vectors each.
+// Of kPixels pixels x kVectors vectors of channels, kChain products in 16 bits. Weights are in blocks of two
+// vectors each.
 template <int kPixels, int kVectors, int kChain>
 struct PairsTile {
     static constexpr int kBlocks = (kVectors + 1) / 2;
