@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeface import convert, evaluation, model, quantization
 from edgeface.cli.console import Console
@@ -55,13 +55,15 @@ def main() -> int:
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
-    learnt = [*training(runs, arguments.teacher), recipe]
+    learnt = [*training(runs, arguments.teacher, arguments.start), recipe]
+    landmarks = {kind: landmark_rows(opened[kind], arguments.landmarks) for kind in precisions}
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
         data = opened[kind].spec.training_data or arguments.training_data
         spec = dataclasses.replace(opened[kind].spec, name=name, training_data=data)
-        write(opened[kind].graph, spec, kind, measured, learnt, arguments.output)
+        about = About(kind, measured, learnt, landmarks[kind])
+        write(opened[kind].graph, spec, about, arguments.output)
     return 0 if report(measured) or arguments.force else 1
 
 
@@ -81,6 +83,10 @@ def parsed() -> argparse.Namespace:
         help="of the runs that this one went on from (--start), first to last, for the card",
     )
     parser.add_argument("--teacher", default="", help="its name, for the card")
+    parser.add_argument(
+        "--start", default="", metavar="NAME", help="the model here that the first run began with"
+    )
+    parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
     parser.add_argument(
         "--training-data",
         default=TRAINING_DATA,
@@ -153,21 +159,22 @@ def aps(assessment: Assessment) -> dict[str, float]:
     return {name: one.ap for name, one in found.items() if one.ap is not None}
 
 
-def write(
-    graph: Graph,
-    spec: ModelSpec,
-    kind: str,
-    measured: Measured,
-    learnt: Sequence[str],
-    folder: Path,
-) -> None:
+class About(NamedTuple):
+    """What a card tells of a model besides its spec."""
+
+    kind: str  # precision
+    measured: Measured
+    learnt: Sequence[str]
+    landmarks: Sequence[str]
+
+
+def write(graph: Graph, spec: ModelSpec, about: About, folder: Path) -> None:
     target = folder / f"{spec.name}.tmfile"
-    ap = {
-        subset: round(value, 4) for subset, value in aps(measured[kind, "stretch", "exact"]).items()
-    }
+    found = aps(about.measured[about.kind, "stretch", "exact"])
+    ap = {subset: round(value, 4) for subset, value in found.items()}
     spec = dataclasses.replace(spec, ap=ap, sha256=None)
     convert.save(graph, spec, target, force=True)
-    text = card(target, spec, kind, measured, learnt)
+    text = card(target, spec, about)
     target.with_suffix(".md").write_text(text, encoding="utf-8")
     print(f"wrote {target}, .json and .md: {target.stat().st_size:,} bytes")
 
@@ -175,11 +182,20 @@ def write(
 # --- The card --------------------------------------------------------------------------------------------
 
 
-def training(runs: Sequence[tuple[Config, Mapping[str, object]]], teacher: str) -> list[str]:
+def training(
+    runs: Sequence[tuple[Config, Mapping[str, object]]], teacher: str, start: str
+) -> list[str]:
     """A line for every run, each of which went on from the one before."""
     config, _ = runs[-1]
     landmarks = " with five landmarks" if config.landmarks else ""
-    lines = [f"network: {config.network}{landmarks}, from random weights"]
+    begun = (
+        f"from the weights of [{start}]({start}.md) as far as they fit"
+        if start
+        else "from random weights"
+    )
+    lines = [f"network: {config.network}{landmarks}, {begun}"]
+    if config.learns:
+        lines.append(f"learnt: `{config.learns}*` alone; everything else is as it was")
     lines += [line_of(*run) for run in runs]
     return [*lines, f"teacher: {teacher}"] if teacher else lines
 
@@ -196,8 +212,9 @@ def line_of(config: Config, state: Mapping[str, object]) -> str:
     )
 
 
-def card(path: Path, spec: ModelSpec, kind: str, measured: Measured, learnt: Sequence[str]) -> str:
+def card(path: Path, spec: ModelSpec, about: About) -> str:
     """Markdown, for whoever wants to know what the model is good for."""
+    kind, measured, learnt, landmarks = about
     used = measured[kind, "stretch", "exact"]
     data = path.read_bytes()
     parts = [
@@ -222,13 +239,26 @@ def card(path: Path, spec: ModelSpec, kind: str, measured: Measured, learnt: Seq
         f"A detector's own threshold is {spec.score_threshold:g}. Precision and recall of all faces of each subset:",
         "\n".join(threshold_rows(used)),
     ]
-    landmarks = used.figures.landmarks
-    if landmarks is not None and landmarks.mean is not None:
-        parts += [
-            "## Landmarks",
-            f"Mean distance {landmarks.mean:.3f} of the root of the face's area, of {landmarks.faces} faces.",
-        ]
+    if landmarks:
+        parts += ["## Landmarks", "\n".join(landmarks)]
     return "\n\n".join(parts) + "\n"
+
+
+def landmark_rows(opened: Model, data: Path | None) -> list[str]:
+    """How far they are off on annotated images of their own; nothing without any."""
+    if data is None:
+        return []
+    with evaluation.open_truth(data) as truth:
+        candidate = evaluation.open_model(opened.path, "landmarks", resize="stretch")
+        (found,) = evaluation.find_all(truth, [candidate], iter)
+        convention = evaluation.CONVENTIONS["exact"]
+        error = evaluation.assess(truth, candidate, found, convention).figures.landmarks
+    if error is None or error.mean is None:
+        return []
+    return [
+        f"Mean distance {error.mean:.3f} of the root of the face's area, of {error.faces} faces in images that the run",
+        "held out. Most points there are another model's, not a person's.",
+    ]
 
 
 def ap_rows(measured: Measured) -> Iterator[str]:

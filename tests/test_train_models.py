@@ -104,13 +104,25 @@ def test_a_card_tells_of_every_run_that_the_model_learnt_in():
         for size, batch in (((160, 120), 32), ((320, 240), 16))
     )
     runs = [(first, {"progress": {"step": 1234}}), (second, {"progress": {"step": 56}})]
-    network, one, other, teacher = make.training(runs, "a teacher")
+    network, one, other, teacher = make.training(runs, "a teacher", "")
     assert network == "network: slim, from random weights"
     assert one.startswith(
         "1,234 steps, 160x120 with batches of 32; sgd, learning rate 0.01 (cosine)"
     )
     assert other.startswith("56 steps, 320x240 with batches of 16; ")
     assert teacher == "teacher: a teacher"
+
+
+def test_a_card_tells_what_the_model_began_with_and_what_alone_it_learnt():
+    from edgeface.train.config import Config, Stage
+
+    stages = (Stage(size=(160, 120), epochs=1, batch=32),)
+    config = Config(name="tried", network="rfb", stages=stages, landmarks=True, learns="landm.")
+    network, learnt, _ = make.training([(config, {})], "", "other")
+    assert network == (
+        "network: rfb with five landmarks, from the weights of [other](other.md) as far as they fit"
+    )
+    assert learnt == "learnt: `landm.*` alone; everything else is as it was"
 
 
 def test_a_card_has_every_precision_resize_and_convention(made):
