@@ -50,13 +50,18 @@ def main() -> int:
     precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, f"{arguments.name}.tmfile")
-        export(arguments.checkpoint, exported)
+        export(arguments.checkpoint, exported, silences=arguments.silence)
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
+        landmarks = {kind: landmark_rows(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
     learnt = [*training(runs, arguments.teacher, arguments.start), recipe]
-    landmarks = {kind: landmark_rows(opened[kind], arguments.landmarks) for kind in precisions}
+    if arguments.silence:
+        learnt.insert(
+            -1,
+            "channels that hardly varied in training are silenced (`edgeface train export --silence`)",
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
@@ -86,6 +91,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--start", default="", metavar="NAME", help="the model here that the first run began with"
     )
+    parser.add_argument("--silence", action="store_true", help="as of `edgeface train export`")
     parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
     parser.add_argument(
         "--training-data",

@@ -603,6 +603,20 @@ def test_a_limit_takes_images_from_all_over(data, limit, found):
     assert names == [str(i) for i in found]
 
 
+def test_a_channel_that_never_varied_is_silenced_on_demand(longer, tmp_path):
+    source = tmp_path / "checkpoint.pt"
+    config, state = checkpoint.read(longer[1] / loop.CHECKPOINT)
+    name = "base_net.0.1"
+    state["state_dict"][f"{name}.running_var"][3] = 1e-9
+    torch.save({**state, "config": configs.to_dict(config)}, source)
+    for silences in (False, True):
+        export.export(source, tmp_path / "net.tmfile", silences=silences, force=True)
+        weight = model.load(tmp_path / "net.tmfile").graph.tensors["base_net.0.0.weight"].data
+        assert [bool((filter_ == 0).all()) for filter_ in weight] == [
+            silences and channel == 3 for channel in range(len(weight))
+        ]
+
+
 def test_what_models_are_compared_on_is_not_learnt_from(data, tmp_path, capsys):
     rows = [json.loads(line) for line in (data / "annotations.jsonl").read_text().splitlines()]
     for row in rows:

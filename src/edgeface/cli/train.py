@@ -103,6 +103,11 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--images", nargs="+", type=Path, default=[], metavar="FILE", help="compare on these, too"
     )
+    parser.add_argument(
+        "--silence",
+        action="store_true",
+        help="without channels that hardly varied in training: they may explode in other images",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT and its .json")
 
 
@@ -262,7 +267,11 @@ def run_export(arguments: argparse.Namespace) -> int:
     except media.MediaError as error:
         raise OSError(str(error)) from None
     written, differences = export(
-        arguments.source, arguments.target, frames=frames, force=arguments.force
+        arguments.source,
+        arguments.target,
+        frames=frames,
+        force=arguments.force,
+        silences=arguments.silence,
     )
     for name, difference in differences.items():
         print(f"{name}: differs from PyTorch by {difference:.1e} of a head's largest value")
