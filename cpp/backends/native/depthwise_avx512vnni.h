@@ -1,9 +1,10 @@
 // Depthwise 3x3 with weights that fit in a byte: the three taps of a column are three of the four products
 // that one instruction sums. For the kernel file that includes it, behind kernels_body.h.
 
-// 64 bytes: kPieces neighbouring pixels' 64 / kPieces channels.
+// 64 bytes: kPieces neighbouring pixels' 64 / kPieces channels. Of four pixels, those behind the last of
+// `pixels` are that one again.
 template <int kPieces>
-__attribute__((always_inline)) inline __m512i load_pieces(const void* from, std::ptrdiff_t step) {
+__attribute__((always_inline)) inline __m512i load_pieces(const void* from, std::ptrdiff_t step, int pixels) {
     const auto* bytes = static_cast<const std::uint8_t*>(from);
     if constexpr (kPieces == 1) return _mm512_loadu_si512(bytes);
     if constexpr (kPieces == 2) {
@@ -13,7 +14,8 @@ __attribute__((always_inline)) inline __m512i load_pieces(const void* from, std:
     }
     if constexpr (kPieces == 4) {
         const auto piece = [&](int i) {
-            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i * step));
+            const std::ptrdiff_t at = (i < pixels ? i : pixels - 1) * step;
+            return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + at));
         };
         __m512i all = _mm512_castsi128_si512(piece(0));
         all = _mm512_inserti32x4(all, piece(1), 1);
@@ -123,13 +125,13 @@ __attribute__((always_inline)) inline void depthwise_pixels(const Depthwise9<kPi
     }
 }
 
-// The same column of kRows rows, of kPieces neighbouring pixels. Of three rows, what the fourth place holds
-// meets no weight.
+// The same column of kRows rows, of kPieces neighbouring pixels, `pixels` of which are there. Of three rows,
+// what the fourth place holds meets no weight.
 template <int kPieces, bool kIsFlat, int kRows, typename T>
 __attribute__((always_inline)) inline Interleaved load_column(const T* const* rows, std::ptrdiff_t at,
-                                                              std::ptrdiff_t step) {
+                                                              std::ptrdiff_t step, int pixels) {
     const auto load = [&](int row) __attribute__((always_inline)) {
-        return as_unsigned(load_pieces<kIsFlat ? 1 : kPieces>(rows[row] + at, step), rows[row]);
+        return as_unsigned(load_pieces<kIsFlat ? 1 : kPieces>(rows[row] + at, step, pixels), rows[row]);
     };
     const __m512i last = load(kRows - 1);
     return interleave(load(0), load(1), kRows == 4 ? load(2) : last, last);
@@ -155,8 +157,9 @@ __attribute__((always_inline)) inline int depthwise_9_dense(const QuantizedDepth
     const std::ptrdiff_t step = run.input_step;
     const T* const rows[4] = {run.inputs[0] + c, run.inputs[3] + c, run.inputs[6] + c,
                               runs[kRows - 1].inputs[6] + c};
+    const int pixels = run.pixels;
     const auto column = [&](int first) __attribute__((always_inline)) {
-        return load_column<kPieces, kIsFlat, 2 + kRows>(rows, first * step, step);
+        return load_column<kPieces, kIsFlat, 2 + kRows>(rows, first * step, step, pixels + 2 - first);
     };
     T* outputs[kRows];
     for (int row = 0; row < kRows; ++row) outputs[row] = runs[row].output + c;
@@ -169,7 +172,6 @@ __attribute__((always_inline)) inline int depthwise_9_dense(const QuantizedDepth
         }
     };
     int pixel = 0;
-    const int pixels = run.pixels;
     Interleaved left = column(0);
     if constexpr (kPieces == 1) {
         Interleaved middle = column(1);
@@ -197,7 +199,7 @@ __attribute__((always_inline)) inline int depthwise_9_apart(const QuantizedDepth
     const auto column = [&](int number, int pixel) __attribute__((always_inline)) {
         const T* rows[3];
         for (int row = 0; row < 3; ++row) rows[row] = run.inputs[3 * row + number] + c;
-        return load_column<kPieces, false, 3>(rows, pixel * run.input_step, run.input_step);
+        return load_column<kPieces, false, 3>(rows, pixel * run.input_step, run.input_step, kPieces);
     };
     T* output[1] = {run.output + c};
     const auto make = [&](int pixel, const Interleaved& left, const Interleaved& right)

@@ -117,7 +117,7 @@ struct QuantizedConvRun {
     int chain;  // so many products of an input and a weight of it fit in 16 bits, whatever the input
 };
 
-// As DepthwiseRun.
+// As DepthwiseRun. Up to 32 values may be read after those of the last tap's last pixel.
 template <typename T>
 struct QuantizedDepthwiseRun {
     const T* const* inputs;
