@@ -1,4 +1,5 @@
-// int8 convolutions by dot products of four. For the kernel file that includes it, behind kernels_body.h.
+// int8 convolutions by dot products of four. For the kernel file that includes it, behind
+// depthwise_avx512vnni.h.
 
 // What all pixels have in common.
 template <int kVectors, typename To>
@@ -206,20 +207,7 @@ __attribute__((always_inline)) inline void store_tile(const QuantizedConvRun<T>&
     }
 }
 
-// 16 bytes of each of four pixels, of which those behind the last are the last again.
-__attribute__((always_inline)) inline __m512i load_lanes_of(const std::byte* first, std::ptrdiff_t step,
-                                                            int pixels) {
-    const auto lane = [&](int p) __attribute__((always_inline)) {
-        const std::byte* from = first + (p < pixels ? p : pixels - 1) * step;
-        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    };
-    __m512i all = _mm512_castsi128_si512(lane(0));
-    all = _mm512_inserti32x4(all, lane(1), 1);
-    all = _mm512_inserti32x4(all, lane(2), 2);
-    return _mm512_inserti32x4(all, lane(3), 3);
-}
-
-// The same of pixels 6 bytes apart, up to 12 bytes of each.
+// Four pixels 6 bytes apart, up to 12 bytes of each.
 __attribute__((always_inline)) inline __m512i load_lanes_of_pairs(const std::byte* first) {
     const __m512i words = _mm512_set_epi16(15, 15, 14, 13, 12, 11, 10, 9, 13, 12, 11, 10, 9, 8, 7, 6,  //
                                            10, 9, 8, 7, 6, 5, 4, 3, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -242,7 +230,7 @@ __attribute__((always_inline)) inline void lanes_tile(const QuantizedConvRun<T>&
             __m512i inputs[kFours];
             EDGEFACE_UNROLL
             for (int f = 0; f < kFours; ++f) {
-                inputs[f] = load_lanes_of(input + 4 * f * step + group * Dot::depth, step, pixels - 4 * f);
+                inputs[f] = load_pieces<4>(input + 4 * f * step + group * Dot::depth, step, pixels - 4 * f);
             }
             const int count = groups - group;
             if (count >= 4) {  // without the conditions
