@@ -63,7 +63,7 @@ bool is_narrow(const std::vector<std::int16_t>& weights) {
 // How large a sum of weights may be so that its products with stored values fit in 16 bits, whatever those
 // are.
 template <typename T>
-int largest_sum(const Image& input) {
+int largest_weight_sum(const Image& input) {
     constexpr int kFarthest = std::max(1 - Range<T>::low, 1 + Range<T>::high);
     return std::numeric_limits<std::int16_t>::max() / std::min(input.reach, kFarthest);
 }
@@ -74,7 +74,7 @@ int chain(const std::vector<std::int16_t>& weights, const Image& input) {
     const int largest = std::accumulate(weights.begin(), weights.end(), 1, [](int most, int weight) {
         return std::max(most, std::abs(weight));
     });
-    return largest_sum<T>(input) / largest;
+    return largest_weight_sum<T>(input) / largest;
 }
 
 // The most taps of every channel that may be, from the first on and from the next ones on.
@@ -84,7 +84,7 @@ int depthwise_chain(const std::vector<std::int16_t>& weights, std::size_t taps, 
         int sum = 0;
         for (std::size_t i = 0; i < weights.size(); ++i) {
             sum = (i % taps % chain == 0 ? 0 : sum) + std::abs(weights[i]);
-            if (sum > largest_sum<T>(input)) return false;
+            if (sum > largest_weight_sum<T>(input)) return false;
         }
         return true;
     };
