@@ -15,15 +15,14 @@
 // before the next ones, or all pixels before the next vector of channels, whose weights then stay in
 // registers.
 //
-// Ints: as many int32. load, broadcast, add, subtract,
-// halved, widen (from int8 or uint8), to_floats, rounded (to the
-// nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n); multiply_add, of
-// widened values and int16 Factors. packed: how many vectors it makes bytes of at a time; where that is more
-// than 1, by a Narrowing: store<n>(vectors, to, step), of n pixels.
+// Ints: as many int32. load, broadcast, add, subtract, halved, widen (from int8 or uint8), to_floats, rounded
+// (to the nearest, halves to even), store_bytes (the lowest byte of each), store_first_bytes(n);
+// multiply_add, of widened values and int16 Factors. packed: how many vectors it makes bytes of at a time;
+// where that is more than 1, by a Narrowing: store<n>(vectors, to, step), of n pixels.
 //
-// Pairs, and where the ISA has something better for int8, Quads: products summed `depth` at a time. Group,
-// load, Four and dot<i>(row, four, sum), as above. tile_pixels: how many pixels a tile has. unrolls:
-// whether four groups of inputs at a time are faster than one.
+// Pairs, or Singles where a CPU multiplies so, and where it has something better for int8, Quads: products
+// summed `depth` at a time. Weights, load, Four and dot<i>(row, four, sum), as above. tile_pixels: how many
+// pixels a tile has. unrolls: whether four groups of inputs at a time are faster than one.
 //
 // Everything here has internal linkage and uses no library template: code compiled for one ISA must never be
 // what the linker picks for another.
@@ -527,8 +526,8 @@ void max_pool(const MaxPoolRun<T>& run) {
     }
 }
 
-// e^x for x <= 0, within 2 ulp: x = k ln2 + r, |r| <= ln2 / 2, and
-// the Taylor series to r^7, whose next term is below 2^-27. ln2 in two parts keeps r exact (Cody and Waite).
+// e^x for x <= 0, within 2 ulp: x = k ln2 + r, |r| <= ln2 / 2, and the Taylor series to r^7, whose next term
+// is below 2^-27. ln2 in two parts keeps r exact (Cody and Waite).
 Vec exponential(Vec x) {
     constexpr float kSmallest = -104.0F;  // e^-104 is nothing even beside the smallest denormal number
     constexpr float kTerms[] = {1 / 5040.0F, 1 / 720.0F, 1 / 120.0F, 1 / 24.0F, 1 / 6.0F, 0.5F, 1.0F, 1.0F};
