@@ -1245,6 +1245,8 @@ PHOTOGRAPHS = ("1.jpg", "2.jpg", "3.jpg", "10.jpg", "17.jpg", "26.jpg")
 # test below holds them against the reference. Any machine, ISA and number of threads must give the same.
 PIXELS = "908c92d2a80c279e7f76de5c6bc347f018f0550d57a406f274ea2b41550c9bcb"
 GOLDEN = {
+    "ours/rfb320-landmarks-int8": "e8fc4a29b09f982cca8f41cc3a832bf286b5251aa75a9dcc868a15e9b41e61ea",
+    "ours/slim320-int8": "8d989f2774353cff210ea64dc0af66ea4b46c0560fd271e3339cbf22d920491b",
     "ours/rfb320-int8": "9091803a1ea5fe475e70d914bdc8c79a7ace0dfcafc83cd03595d2af72816f58",
     "released/rfb320-int8": "986d623ee3b4de7f00462af47827bde2cbdd1539c9b254d0040acbca03bb8338",
     "released/rfb320-uint8": "9f3fde4057587a3b62517b755816ffd50ca2a99e6d2713bf10434fcb639ed67c",

@@ -2,7 +2,9 @@
 
 edgeface train run slim320 --data train-*.tar --teacher version-RFB-320.pth --start models/rfb320.tmfile -o slim320
 
-RFB-320 is a better teacher than slim-320, and rfb320's layers see what its layers see already.
+RFB-320 is a better teacher than slim-320, and rfb320's layers see what its layers see already. After 3,541 steps (57,000
+images, 1.6 hours of a third of a core) AP on 202 images of WIDER FACE val is .828 easy, .716 medium, .467 hard; of the
+released slim-320 it is .829, .724, .510. `models/slim320-curves.png` shows the run; its rate rises once, where `--hours` was raised.
 """
 
 from __future__ import annotations
