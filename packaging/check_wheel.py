@@ -87,7 +87,7 @@ def sources(root: Path) -> frozenset[str]:
     """Every file that has to be in the wheel."""
     package = root / "src"
     files = (p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file())
-    models = (f"edgeface/models/{p.name}" for p in (root / "models").glob("*-int8.*"))
+    models = (f"edgeface/models/{p.name}" for p in (root / "models").glob("*[0-9]-int8.*"))
     return frozenset(name for name in (*files, *models) if not NOT_SHIPPED.search(name))
 
 

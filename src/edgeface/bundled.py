@@ -1,7 +1,7 @@
 """Models that come with edgeface: NAME.tmfile, its spec NAME.json and its card NAME.md.
 
-`models/` of the repository has them all. A wheel has those in int8, which is what a board runs and what fits;
-an editable install uses the repository's.
+`models/` of the repository has them all. A wheel has those in int8 without landmarks, which is what a board runs and
+what fits; an editable install uses the repository's.
 """
 
 from __future__ import annotations
