@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from edgeface.evaluation import Assessment
-    from edgeface.evaluation.figures import HeightFigures
+    from edgeface.evaluation.figures import HeightFigures, LandmarkFigures
     from edgeface.graph import Graph
     from edgeface.model import Model
     from edgeface.spec import ModelSpec
@@ -38,6 +38,9 @@ FLOAT32, INT8 = "float32", "int8"
 FOUND_AP = 0.5  # of faces of a height, from which on the card says that they are found
 MOST_LOST_AP = 0.005
 TRAINING_DATA = "WIDER FACE, MAFA, Face Mask Detection, stock photographs"
+HELD_OUT = (
+    " in images that the run\nheld out. Most points there are another model's, not a person's."
+)
 TERMS = (
     "Research data sets whose terms do not allow passing images on: none is here, and what the terms mean for "
     "a model that learnt from them is for its user to judge."
@@ -54,7 +57,7 @@ def main() -> int:
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
-        landmarks = {kind: landmark_rows(opened[kind], arguments.landmarks) for kind in precisions}
+        landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
     learnt = [*training(runs, arguments.teacher, arguments.start), recipe]
     if arguments.silence:
@@ -171,7 +174,7 @@ class About(NamedTuple):
     kind: str  # precision
     measured: Measured
     learnt: Sequence[str]
-    landmarks: Sequence[str]
+    landmarks: LandmarkFigures | None  # of images of their own
 
 
 def write(graph: Graph, spec: ModelSpec, about: About, folder: Path) -> None:
@@ -245,26 +248,24 @@ def card(path: Path, spec: ModelSpec, about: About) -> str:
         f"A detector's own threshold is {spec.score_threshold:g}. Precision and recall of all faces of each subset:",
         "\n".join(threshold_rows(used)),
     ]
-    if landmarks:
-        parts += ["## Landmarks", "\n".join(landmarks)]
+    error = landmarks or used.figures.landmarks
+    if error is not None and error.mean is not None:
+        text = (
+            f"Mean distance {error.mean:.3f} of the root of the face's area, of {error.faces} faces"
+        )
+        parts += ["## Landmarks", text + (HELD_OUT if landmarks else ".")]
     return "\n\n".join(parts) + "\n"
 
 
-def landmark_rows(opened: Model, data: Path | None) -> list[str]:
+def landmark_error(opened: Model, data: Path | None) -> LandmarkFigures | None:
     """How far they are off on annotated images of their own; nothing without any."""
     if data is None:
-        return []
+        return None
     with evaluation.open_truth(data) as truth:
         candidate = evaluation.open_model(opened.path, "landmarks", resize="stretch")
         (found,) = evaluation.find_all(truth, [candidate], iter)
         convention = evaluation.CONVENTIONS["exact"]
-        error = evaluation.assess(truth, candidate, found, convention).figures.landmarks
-    if error is None or error.mean is None:
-        return []
-    return [
-        f"Mean distance {error.mean:.3f} of the root of the face's area, of {error.faces} faces in images that the run",
-        "held out. Most points there are another model's, not a person's.",
-    ]
+        return evaluation.assess(truth, candidate, found, convention).figures.landmarks
 
 
 def ap_rows(measured: Measured) -> Iterator[str]:
