@@ -91,6 +91,11 @@ class Config:
             raise ValueError(f"config: held_out is {self.held_out}; expected 0 to below 1")
 
     @property
+    def kind(self) -> str:
+        """Of network, as messages call it."""
+        return f"{self.network} {'with' if self.landmarks else 'without'} landmarks"
+
+    @property
     def size(self) -> tuple[int, int]:
         """Of the model's input: the last stage's."""
         return self.stages[-1].size

@@ -145,8 +145,7 @@ class Learner:
 def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
     wanted, found = network.state_dict(), start.state_dict()
     if wanted.keys() != found.keys():
-        kind = f"{config.network} {'with' if config.landmarks else 'without'} landmarks"
-        raise ValueError(f"the weights to begin with are of another network than {kind}")
+        raise ValueError(f"the weights to begin with are of another network than {config.kind}")
     slopes = [getattr(one, "slope", None) for one in (network, start)]
     if slopes[0] != slopes[1]:
         raise ValueError(

@@ -193,8 +193,7 @@ def fitted(start: Detector, config: Config) -> tuple[Detector, list[str]]:
         if key in wanted and wanted[key].shape == value.shape
     }
     if _values(common) * 2 < _values(wanted):
-        kind = f"{config.network} {'with' if config.landmarks else 'without'} landmarks"
-        raise ValueError(f"the weights to begin with are of another network than {kind}")
+        raise ValueError(f"the weights to begin with are of another network than {config.kind}")
     made.load_state_dict(common, strict=False)
     return made, [key for key in wanted if key not in common]
 
