@@ -493,29 +493,28 @@ def _conv(op, inputs, lost):
     return _activate(op, convolve(data, weight, op) + bias, loss)
 
 
-# Winograd's F(4, 3): a polynomial of four terms times one of three, by its values at these points and at
-# infinity. Transposed, it makes four outputs of six inputs and three taps:
-# WINOGRAD_A @ (WINOGRAD_G @ taps * WINOGRAD_B @ inputs).
-_POINTS = np.array([0, 0.625, -0.625, 1.5, -1.5])
-_LAST = np.eye(6)[5]  # of the polynomials below, the one that infinity counts
+def _winograd(points):
+    """A, G and B of Winograd's F(N - 1, 3) by N points: A @ (G @ taps * B @ inputs) are N - 1 outputs.
+
+    A polynomial of N - 1 terms times one of three, by its values at these points and at infinity, transposed.
+    """
+    points = np.array(points, np.float64)
+    others = [points[points != point] for point in points]
+    # The coefficients of the product of x - p, the lowest first; the last counts at infinity.
+    by_points = [np.append(np.array(np.poly(other))[::-1], 0) for other in others]
+    last = np.eye(len(points) + 1)[-1]
+    divisors = np.array([[np.prod(p - other)] for p, other in zip(points, others)])
+    of_outputs = np.vander(points, len(points) - 1, increasing=True)
+    of_taps = np.vander(points, 3, increasing=True) / divisors
+    return (
+        np.vstack([of_outputs, last[2:]]).T,
+        np.vstack([of_taps, last[-3:]]),
+        np.vstack([*by_points, np.array(np.poly(points))[::-1]]),
+    )
 
 
-def _factors_of(points):
-    """Coefficients of the product of x - p, the lowest first."""
-    return np.array(np.poly(points))[::-1]
-
-
-WINOGRAD_A = np.vstack([np.vander(_POINTS, 4, increasing=True), _LAST[2:]]).T
-WINOGRAD_G = np.vstack(
-    [
-        np.vander(_POINTS, 3, increasing=True)
-        / np.array([[np.prod(p - _POINTS[p != _POINTS])] for p in _POINTS]),
-        _LAST[3:],
-    ]
-)
-WINOGRAD_B = np.vstack(
-    [*(np.append(_factors_of(_POINTS[p != _POINTS]), 0) for p in _POINTS), _factors_of(_POINTS)]
-)
+WINOGRAD_DOWN = _winograd([0, 1, -1])
+WINOGRAD_ACROSS = _winograd([0, 0.625, -0.625, 1.5, -1.5])
 
 
 def goes_by_winograd(op, data, weight):
@@ -527,22 +526,28 @@ def goes_by_winograd(op, data, weight):
 def _winograd_roundings(op, largest, weight, bias):
     """How many ROUNDINGs an output may be off, times the magnitudes that they are of.
 
-    A factor is at most 4 roundings off (two fused multiply-adds, of two each where there is no instruction for
-    them), a weight 1. A product's sum of K = 3 * channels rounds every term K + 1 times. An output takes them
-    through 5 more: a sum of two, and again two fused multiply-adds.
+    A factor is at most 5 roundings off (a sum of two rows, then two fused multiply-adds, of two each where there is
+    no instruction for them), a weight 1. A product's sum over all channels rounds every term once more than there
+    are of them. An output takes them through 7 more: a sum of three rows, one of two, and again two fused
+    multiply-adds.
     """
     padded = np.pad(largest[0], ((0, 0), *zip(op.pads[:2], op.pads[2:])))
     channels, height, width = padded.shape
-    patches = -(-(width - 2) // 4)
-    padded = np.pad(padded, ((0, 0), (0, 0), (0, 4 * patches + 2 - width)))
-    windows = np.stack([padded[:, :, i : i + 4 * patches : 4] for i in range(6)])
-    factors = np.einsum("pi,icyx->pcyx", np.abs(WINOGRAD_B), windows)
-    rows = np.stack([factors[:, :, k : k + height - 2] for k in range(3)], axis=2)
-    weights = np.abs(np.einsum("pt,ockt->pock", WINOGRAD_G, weight.astype(np.float64)))
-    products = np.einsum("pock,pckyx->poyx", weights, rows)
-    sizes = np.einsum("ip,poyx->oyxi", np.abs(WINOGRAD_A), products)
-    sizes = sizes.reshape(*sizes.shape[:2], -1)[None, :, :, : width - 2]
-    return (3 * channels + 1 + 4 + 1 + 5) * (sizes + np.abs(bias))
+    down, across = -(-(height - 2) // 2), -(-(width - 2) // 4)
+    padded = np.pad(padded, ((0, 0), (0, 2 * down + 2 - height), (0, 4 * across + 2 - width)))
+    patches = np.stack(
+        [
+            [padded[:, r : r + 2 * down : 2, c : c + 4 * across : 4] for c in range(6)]
+            for r in range(4)
+        ]
+    )
+    (a, g, b), (a_across, g_across, b_across) = WINOGRAD_DOWN, WINOGRAD_ACROSS
+    factors = np.einsum("pr,qc,rckyx->pqkyx", np.abs(b), np.abs(b_across), patches)
+    weights = np.abs(np.einsum("pr,qc,okrc->pqok", g, g_across, weight.astype(np.float64)))
+    products = np.einsum("pqok,pqkyx->pqoyx", weights, factors)
+    sizes = np.einsum("ip,jq,pqoyx->oyixj", np.abs(a), np.abs(a_across), products)
+    sizes = sizes.reshape(len(weight), 2 * down, 4 * across)[None, :, : height - 2, : width - 2]
+    return (channels + 1 + 5 + 1 + 7) * (sizes + np.abs(bias))
 
 
 def _add(op, inputs, lost):

@@ -630,6 +630,20 @@ def test_a_chain_gives_the_bytes_that_its_operations_give_one_by_one(isa, thread
 
 
 @every_isa
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 1, 0, 1), (2, 1, 1, 1)])
+def test_winograd_makes_rows_in_the_same_pairs_in_every_chain_and_thread(pads, isa):
+    b = Builder(16, 27, 13)
+    data = b.conv(b.conv(b.conv("input", 16, 3, pads=pads), 17, 3), 16, 3, pads=pads)
+    graph = b.graph(b.conv(b.depthwise(data), 18, 3, activation="leaky_relu"))
+    image = image_for(graph, 0)
+    want = outputs(chain_of(graph, isa, 1, 1 << 30)[0], graph, image)
+    for threads in (1, 2, 3, 5, 9):
+        got = outputs(chain_of(graph, isa, threads, 0)[0], graph, image)
+        for name in graph.outputs:
+            np.testing.assert_array_equal(got[name], want[name])
+
+
+@every_isa
 def test_a_chain_is_right(isa):
     graph = deep_graph()
     image = image_for(graph, 5)

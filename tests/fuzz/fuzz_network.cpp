@@ -522,8 +522,9 @@ class RealReference : public Reference<RealReference, Real> {
             const double share = by_winograd ? worse(sum, winograd_sum(of, count)) : sum;
             most = worse(most, std::fabs(static_cast<double>(conv.bias[o])) + share * reach);
         }
-        // Winograd's transforms round what they are given 10 times more, as tests/reference.py counts them.
-        const double roundings = static_cast<double>(count) + (by_winograd ? 12 : 2);
+        // Winograd's sums are of a ninth of the terms, but round what they are given 13 times more, as
+        // tests/reference.py counts.
+        const double roundings = static_cast<double>(count) + (by_winograd ? 14 : 2);
         out.error = weights * in.error + roundings * (kEpsilon * most + kTiny);
         return finished(std::move(out), conv.clamp, most);
     }
@@ -596,31 +597,61 @@ class RealReference : public Reference<RealReference, Real> {
         return std::isnan(a) || std::isnan(b) ? kInfinity : std::max(a, b);
     }
 
-    // What all products come to at most, in any output of a patch, for inputs of up to 1. Of the polynomials
-    // at 0, +-a, +-b and infinity (winograd.h): their divisors, their values, and what they make of inputs.
+    // Winograd's F(N - 1, 3) by N points and infinity (winograd.h), one way.
+    template <int N>
+    struct Transform {
+        double points[N];
+
+        // A tap's share of a product, of which there are N + 1.
+        double weight(int product, int tap) const {
+            if (product == N) return tap == 2;
+            double share = std::pow(points[product], tap);
+            for (int i = 0; i < N; ++i) share /= i == product ? 1 : points[product] - points[i];
+            return share;
+        }
+        // What inputs of up to 1 come to: coefficients of the product of x - p over the other points.
+        double gain(int product) const {
+            std::vector<double> terms{1};
+            for (int i = 0; i < N; ++i) {
+                if (i == product) continue;
+                terms.push_back(0);
+                for (std::size_t k = terms.size() - 1; k > 0; --k) terms[k] -= points[i] * terms[k - 1];
+            }
+            double sum = 0;
+            for (const double term : terms) sum += std::fabs(term);
+            return sum;
+        }
+        double share(int product, int output) const {
+            return product == N ? output == N - 2 : std::pow(std::fabs(points[product]), output);
+        }
+    };
+
+    // What all products come to at most, in any output of a patch, for inputs of up to 1.
     static double winograd_sum(const float* weights, std::size_t count) {
+        constexpr Transform<3> down{{0, 1, -1}};
         constexpr double a = native::winograd::kA;
         constexpr double b = native::winograd::kB;
-        constexpr double points[] = {0, a, -a, b, -b};
-        const double divisors[] = {a * a * b * b, 2 * a * a * (a * a - b * b), 2 * b * b * (b * b - a * a)};
-        const double edge = a * a * b * b + a * a + b * b + 1;
-        const double gains[] = {edge, (1 + a) * (1 + b * b), (1 + b) * (1 + a * a)};
-        double outputs[4] = {};
-        for (std::size_t i = 0; i < count; i += 3) {
-            const float* taps = weights + i;
-            for (int point = 0; point < 5; ++point) {
-                const double p = points[point];
-                const int kind = (point + 1) / 2;
-                const double factor = std::fabs((taps[0] + p * taps[1] + p * p * taps[2]) / divisors[kind]);
-                double power = 1;
-                for (double& output : outputs) {
-                    output += power * factor * gains[kind];
-                    power *= std::fabs(p);
-                }
+        constexpr Transform<5> across{{0, a, -a, b, -b}};
+        double outputs[native::winograd::kRows][native::winograd::kColumns] = {};
+        for (int product = 0; product < native::winograd::kProducts; ++product) {
+            const int row = product / native::winograd::kColumnProducts;
+            const int column = product % native::winograd::kColumnProducts;
+            double factors = 0;
+            for (std::size_t i = 0; i < count; i += 9) {
+                double factor = 0;
+                for (int tap = 0; tap < 9; ++tap)
+                    factor +=
+                        down.weight(row, tap / 3) * across.weight(column, tap % 3) * weights[i + index(tap)];
+                factors += std::fabs(factor);
             }
-            outputs[3] += std::fabs(taps[2]) * edge;
+            factors *= down.gain(row) * across.gain(column);
+            for (int y = 0; y < native::winograd::kRows; ++y) {
+                for (int x = 0; x < native::winograd::kColumns; ++x)
+                    outputs[y][x] += factors * down.share(row, y) * across.share(column, x);
+            }
         }
-        return *std::max_element(std::begin(outputs), std::end(outputs));
+        return *std::max_element(&outputs[0][0],
+                                 &outputs[0][0] + native::winograd::kRows * native::winograd::kColumns);
     }
 
     static Real finished(Real out, const Clamp& clamp, double most) {

@@ -30,10 +30,10 @@ struct ConvRun {
     float slope;
 };
 
-// A row's pixels as the factors of Winograd's products (winograd.h): out[product][patch][channel]. At least
+// Rows as the factors of Winograd's products (winograd.h): out[product][patch][channel]. At least
 // winograd::kMostLanes channels.
 struct WinogradInputRun {
-    const float* input;  // what the first output reads first
+    const float* inputs[winograd::kRowProducts];  // rows, from what the first output reads first on
     std::ptrdiff_t input_step;
     int columns;  // that outputs read; what a last patch has beyond them counts as 0
     int channels;
@@ -41,14 +41,14 @@ struct WinogradInputRun {
     std::ptrdiff_t product_step;
 };
 
-// out[p][c] = clamp(bias[c] + what the products of p's patch come to). Up to winograd::kMostLanes - 1 values
-// are read after the last channel's.
+// out[row][p][c] = clamp(bias[c] + what the products of p's patch come to). Up to winograd::kMostLanes - 1
+// values are read after the last channel's.
 struct WinogradOutputRun {
     const float* products;  // [product][patch][channel]
     std::ptrdiff_t product_step;
     std::ptrdiff_t patch_step;
     const float* bias;
-    float* output;
+    float* outputs[winograd::kRows];  // null where there is no such row
     int pixels;
     int channels;
     std::ptrdiff_t output_step;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "memory.h"
@@ -248,7 +249,7 @@ void Plan::prepare(const Network& network, const Kernels& kernels, const CacheSi
         outputs_.emplace(name, workers_.front().images[size_of(value)]);
 }
 
-// Rings hold what the next stage reads at a time.
+// Rings hold what the next stage reads at a time, and what is made together with it.
 void Plan::hire(std::vector<Image> images) {
     std::size_t scratch = 0;
     for (const Stage& stage : stages_) scratch = std::max(scratch, stage.step->scratch());
@@ -263,7 +264,7 @@ void Plan::hire(std::vector<Image> images) {
         const StageChain& chain = chains_[number];
         int together = 1;
         for (int i = chain.first; i <= chain.last; ++i)
-            together = std::max(together, stages_[size_of(i)].step->together());
+            together = std::lcm(together, stages_[size_of(i)].step->together());
         for (int i = chain.last; i >= chain.first; --i) {
             Stage& stage = stages_[size_of(i)];
             const Shape& shape = images[size_of(stage.output)].shape;
@@ -272,7 +273,9 @@ void Plan::hire(std::vector<Image> images) {
             stage.piece = alone ? shape.height : std::min(shape.height, rows);
             infos_[size_of(i)].chain = static_cast<int>(number);
             if (i > chain.first) {
-                add_ring(stages_[size_of(i - 1)].output, stage.step->span(stage.piece));
+                const Stage& before = stages_[size_of(i - 1)];
+                const int beyond = 2 * (before.step->together() - 1);  // at both ends
+                add_ring(before.output, stage.step->span(stage.piece) + beyond);
             }
         }
     }
@@ -319,9 +322,10 @@ std::vector<double> Plan::profile(int rounds) {
 
 void Plan::run_part(int number, int part, int rank) {
     const StageChain& chain = chains_[size_of(number)];
-    const long long rows = height(chain), parts = pool_.size();
-    run_chain(chain, {static_cast<int>(rows * part / parts), static_cast<int>(rows * (part + 1) / parts)},
-              workers_[size_of(rank)]);
+    const int rows = height(chain), together = stages_[size_of(chain.last)].step->together();
+    const long long groups = ceil_divide(rows, together), parts = pool_.size();
+    const auto edge = [&](int i) { return std::min(rows, static_cast<int>(groups * i / parts) * together); };
+    run_chain(chain, {edge(part), edge(part + 1)}, workers_[size_of(rank)]);
 }
 
 int Plan::height(const StageChain& chain) const {
@@ -333,8 +337,9 @@ void Plan::run_chain(const StageChain& chain, Rows rows, Worker& worker) const {
     worker.made[size_of(chain.last)] = rows.begin;
     for (int i = chain.last; i > chain.first; --i) {
         const int made = worker.made[size_of(i)];
-        const Rows needed = stages_[size_of(i)].step->reads({made, made + 1});
-        worker.made[size_of(i - 1)] = std::max(0, needed.begin);
+        const int needed = std::max(0, stages_[size_of(i)].step->reads({made, made + 1}).begin);
+        const int together = stages_[size_of(i - 1)].step->together();
+        worker.made[size_of(i - 1)] = needed / together * together;
     }
     make(chain, chain.last, rows.end, worker);
 }
@@ -347,12 +352,14 @@ void Plan::make(const StageChain& chain, int number, int end, Worker& worker) co
     for (std::size_t i = 0; i < stage.inputs.size(); ++i)
         inputs[i] = &worker.images[size_of(stage.inputs[i])];
     const Image& output = worker.images[size_of(stage.output)];
+    const int together = stage.step->together();
+    end = std::min(ceil_divide(end, together) * together, output.shape.height);
     int& made = worker.made[size_of(number)];
     while (made < end) {
         const Rows rows{made, std::min(made + stage.piece, end)};
         if (number > chain.first) {
             const int needed = stage.step->reads(rows).end;
-            make(chain, number - 1, std::min(needed, inputs[0]->shape.height), worker);
+            make(chain, number - 1, needed, worker);
         }
         stage.step->run(inputs, output, rows, worker.scratch_start);
         if (number == chain.last) fill_margins(type_, output, rows);

@@ -5,34 +5,48 @@
 namespace edgeface::native {
 namespace {
 
-using winograd::kPatch;
+using winograd::kColumnProducts;
+using winograd::kColumns;
 using winograd::kProducts;
+using winograd::kRowProducts;
+using winograd::kRows;
 using winograd::kTaps;
 
-// What a row of three taps becomes for a product: G of winograd.h, which divides by what B has too much.
-double product_weight(int product, const float* taps) {
-    constexpr double kPoints[] = {0, winograd::kA, -winograd::kA, winograd::kB, -winograd::kB};
-    if (product == kProducts - 1) return taps[2];
-    const double point = kPoints[product];
+constexpr double kAcross[] = {0, winograd::kA, -winograd::kA, winograd::kB, -winograd::kB};
+constexpr double kDown[] = {0, 1, -1};
+
+// What three taps become for a product: G of winograd.h, which divides by what B has too much.
+template <int kPoints>
+double product_weight(const double (&points)[kPoints], int product, const double* taps) {
+    if (product == kPoints) return taps[2];
+    const double point = points[product];
     double divisor = 1;
-    for (int other = 0; other < kProducts - 1; ++other) {
-        if (other != product) divisor *= point - kPoints[other];
+    for (int other = 0; other < kPoints; ++other) {
+        if (other != product) divisor *= point - points[other];
     }
     return (taps[0] + point * (taps[1] + point * taps[2])) / divisor;
 }
 
-// A product's share of a convolution: a column of three taps over patches, without bias or activation.
+double product_weight(int product, const float* taps) {
+    double rows[kTaps];
+    for (int row = 0; row < kTaps; ++row) {
+        const double of_row[] = {taps[row * kTaps], taps[row * kTaps + 1], taps[row * kTaps + 2]};
+        rows[row] = product_weight(kAcross, product % kColumnProducts, of_row);
+    }
+    return product_weight(kDown, product / kColumnProducts, rows);
+}
+
+// A product's share of a convolution: pointwise over patches, without bias or activation.
 Conv product_conv(const Conv& conv, int product) {
     Conv share;
-    share.window.kernel_height = kTaps;
     share.bias.resize(conv.bias.size());
-    for (std::size_t i = 0; i < conv.weight.size(); i += size_of(kTaps))
+    for (std::size_t i = 0; i < conv.weight.size(); i += size_of(kTaps * kTaps))
         share.weight.push_back(static_cast<float>(product_weight(product, conv.weight.data() + i)));
     return share;
 }
 
-// Some rows of the output at a time: their inputs' factors, then product by product a convolution of three
-// rows, then outputs from all products.
+// Some pairs of rows of the output at a time: their inputs' factors, then product by product a pointwise
+// convolution, then outputs from all products. A pair begins with an even row.
 class WinogradStep : public WindowStep<float> {
   public:
     WinogradStep(const Conv& conv, const Kernels& kernels, const Image& input, const Image& output)
@@ -51,7 +65,13 @@ class WinogradStep : public WindowStep<float> {
         }
     }
 
+    int together() const override { return kRows; }
     std::size_t scratch() const override { return size_of(bytes(block_)); }
+
+    // Of the second of a last pair, too, where the image ends with the first.
+    Rows reads(Rows rows) const override {
+        return WindowStep::reads({rows.begin, ceil_divide(rows.end, kRows) * kRows});
+    }
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte* scratch) const override {
         auto* room = reinterpret_cast<float*>(scratch);
@@ -60,52 +80,53 @@ class WinogradStep : public WindowStep<float> {
     }
 
   private:
-    // What lies in the scratch at a time. Of RetinaFace's layers on a Zen 4, which has 1 MiB of level 2, 192
-    // KiB take 2 to 5 % more time than 384, and 96 KiB 3 to 8 %; 768 take no less. Most CPUs have less than 1
-    // MiB.
+    // What lies in the scratch at a time. RetinaFace mobilenet0.25 takes 3 % more time with 192 KiB (and 24
+    // patches) on a Zen 4, which has 1 MiB of level 2, and 2 % more with 1 MiB. Most CPUs have less.
     static constexpr std::ptrdiff_t kBlockBytes = 256 * 1024;
-    // At least, so that weights which fit into no cache are not read again for every row: at 10x10x512 to
-    // 512 a row at a time takes twice as long.
+    // At least, so that weights which fit into no cache are not read again for every pair of rows.
     static constexpr int kBlockPatches = 48;
 
-    int patches() const { return ceil_divide(width_, kPatch); }
-    // Values of one product in so many rows.
-    std::ptrdiff_t factors(int rows) const { return std::ptrdiff_t{rows} * patches() * channels(); }
-    std::ptrdiff_t products(int rows) const { return std::ptrdiff_t{rows} * patches() * product_channels_; }
+    int patches() const { return ceil_divide(width_, kColumns); }
+    // Values of one product in so many pairs.
+    std::ptrdiff_t factors(int pairs) const { return std::ptrdiff_t{pairs} * patches() * channels(); }
+    std::ptrdiff_t products(int pairs) const { return std::ptrdiff_t{pairs} * patches() * product_channels_; }
     std::ptrdiff_t bytes(int rows) const {
-        return kProducts * (factors(rows + kTaps - 1) + products(rows)) *
-               static_cast<std::ptrdiff_t>(sizeof(float));
+        const int pairs = ceil_divide(rows, kRows);
+        return kProducts * (factors(pairs) + products(pairs)) * static_cast<std::ptrdiff_t>(sizeof(float));
     }
 
     int block_rows(const Shape& output) const {
-        int rows = ceil_divide(kBlockPatches, patches());
-        while (rows < output.height && bytes(rows + 1) <= kBlockBytes) ++rows;
-        return std::min(rows, output.height);
+        int rows = ceil_divide(kBlockPatches, patches()) * kRows;
+        while (rows < output.height && bytes(rows + kRows) <= kBlockBytes) rows += kRows;
+        return rows;
     }
 
     void run_block(const Image& input, const Image& output, Rows rows, float* room) const {
-        const int count = rows.end - rows.begin;
-        const std::ptrdiff_t factors_step = factors(count + kTaps - 1);
-        float* const made = room + kProducts * factors_step;
-        for (int i = 0; i < count + kTaps - 1; ++i) {
-            kernels_.winograd_inputs({tap_row(input, rows.begin + i, 0), input.stride, width_ + kTaps - 1,
-                                      channels(), room + factors(i), factors_step});
+        const int pairs = ceil_divide(rows.end - rows.begin, kRows);
+        float* const made = room + kProducts * factors(pairs);
+        for (int i = 0; i < pairs; ++i) {
+            WinogradInputRun run{{},         input.stride,      width_ + kTaps - 1,
+                                 channels(), room + factors(i), factors(pairs)};
+            for (int row = 0; row < kRowProducts; ++row)
+                run.inputs[row] = tap_row(input, rows.begin + i * kRows + row, 0);
+            kernels_.winograd_inputs(run);
         }
         for (int product = 0; product < kProducts; ++product)
-            multiply(product, count, room + product * factors_step, made + product * products(count));
-        for (int i = 0; i < count; ++i) {
-            kernels_.winograd_outputs({made + products(i), products(count), product_channels_, bias_.data(),
-                                       row<float>(output, rows.begin + i), width_, out_channels_,
-                                       output.stride, clamp_.low, clamp_.high, clamp_.slope});
+            multiply(product, pairs, room + product * factors(pairs), made + product * products(pairs));
+        for (int i = 0; i < pairs; ++i) {
+            WinogradOutputRun run{
+                made + products(i), products(pairs), product_channels_, bias_.data(), {},          width_,
+                out_channels_,      output.stride,   clamp_.low,        clamp_.high,  clamp_.slope};
+            for (int y = rows.begin + i * kRows, row = 0; row < kRows && y + row < rows.end; ++row)
+                run.outputs[row] = native::row<float>(output, y + row);
+            kernels_.winograd_outputs(run);
         }
     }
 
-    void multiply(int product, int rows, const float* from, float* to) const {
+    void multiply(int product, int pairs, const float* from, float* to) const {
         constexpr float kInfinity = std::numeric_limits<float>::infinity();
-        const float* taps[kTaps];
-        for (int tap = 0; tap < kTaps; ++tap) taps[tap] = from + factors(tap);
-        kernels_.conv({taps, kTaps, channels(), channels(), packed_[size_of(product)].data(), to,
-                       rows * patches(), out_channels_, product_channels_, -kInfinity, kInfinity, 1});
+        kernels_.conv({&from, 1, channels(), channels(), packed_[size_of(product)].data(), to,
+                       pairs * patches(), out_channels_, product_channels_, -kInfinity, kInfinity, 1});
     }
 
     const Kernels& kernels_;
@@ -128,7 +149,7 @@ bool wins_by_winograd(const Conv& conv, const Shape& input, const Shape& output)
     return window.kernel_height == kTaps && window.kernel_width == kTaps && window.stride_y == 1 &&
            window.stride_x == 1 && window.dilation_y == 1 && window.dilation_x == 1 && conv.groups == 1 &&
            input.channels >= winograd::kMostLanes &&
-           std::int64_t{output.height} * ceil_divide(output.width, kPatch) >= kFewestPatches;
+           std::int64_t{output.height} * ceil_divide(output.width, kColumns) >= kFewestPatches;
 }
 
 std::unique_ptr<Step> make_winograd_conv(const Conv& conv, const Kernels& kernels, const Image& input,
