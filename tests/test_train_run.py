@@ -26,6 +26,7 @@ from edgeface.train import config as configs
 from edgeface.train.augment import Augmentation
 from edgeface.train.config import Config, Distillation, Stage
 from edgeface.train.learner import Learner
+from edgeface.train.optimizer import make_optimizer
 from edgeface.train.priors import Targets
 from edgeface.train.samples import load_samples
 from edgeface.train.schedule import Progress, Schedule, learning_rate
@@ -195,7 +196,7 @@ def test_one_value_of_a_run_can_be_changed(text, found):
         ("seed=1.5", "expected int"),
         ("landmarks=1", "expected bool"),
         ("network=yolo", "'yolo'; expected slim or rfb or retinaface-mobilenet0.25 or"),
-        ("optimizer=lion", "expected sgd or adamw"),
+        ("optimizer=lion", "expected sgd or adamw or muon"),
         ("stages=()", "stages is empty"),
         ("stages.0.batch=0", "a stage needs"),
         ("held_out=1.0", "held_out"),
@@ -373,9 +374,12 @@ def stopped(run, config, monkeypatch, writes):
 @pytest.mark.parametrize(
     ("minutes", "writes"), [(1e9, 1), (0.0, 3)], ids=["after an epoch", "inside an epoch"]
 )
-def test_resuming_gives_the_same_bits_as_not_stopping(run, monkeypatch, tmp_path, minutes, writes):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_resuming_gives_the_same_bits_as_not_stopping(
+    run, monkeypatch, tmp_path, minutes, writes, optimizer
+):
     stages = (stage(epochs=2), stage(size=(96, 64), epochs=1, batch=3))
-    config = changed(stages=stages, optimizer="sgd", checkpoint_minutes=minutes)
+    config = changed(stages=stages, optimizer=optimizer, checkpoint_minutes=minutes)
     whole = run(config, "whole")[1]
     stopped(run, config, monkeypatch, writes)
     at = checkpoint.read(tmp_path / "stopped" / loop.CHECKPOINT)[1]["progress"]
@@ -423,6 +427,29 @@ def test_time_in_which_the_process_was_stopped_does_not_count(monkeypatch):
     counted = [clock.tick() for _ in range(27)]
     # The first step compiles; the interrupted one counts as five.
     assert counted == [0.0] + [1.0] * 20 + [5.0] + [1.0] * 5
+
+
+def test_muon_moves_every_direction_of_what_mixes_channels_and_adamw_the_rest():
+    torch.manual_seed(0)
+    pointwise, dense = torch.nn.Conv2d(8, 12, 1), torch.nn.Conv2d(12, 16, 3)
+    depthwise = torch.nn.Conv2d(16, 16, 3, groups=16)
+    network = torch.nn.Sequential(pointwise, dense, depthwise).to(memory_format=torch.channels_last)
+    before = [p.detach().clone() for p in network.parameters()]
+    config = changed(optimizer="muon", learning_rate=0.01, weight_decay=0.0)
+    optimizer = make_optimizer(config, network)
+    network(torch.randn(4, 8, 9, 9)).square().mean().backward()
+    optimizer.step()
+    moves = [p.detach() - old for p, old in zip(network.parameters(), before)]
+    for weight, move in ((pointwise.weight, moves[0]), (dense.weight, moves[2])):
+        values = torch.linalg.svdvals(move.flatten(1) / 0.01)
+        # Newton and Schulz's iteration leaves singular values between 0.7 and 1.2; AdamW's size is a root of 0.2.
+        usual = 0.2 * max(weight.flatten(1).shape) ** 0.5
+        assert values.min() > 0.6 * usual
+        assert values.max() < 1.3 * usual
+    for move in (moves[1], *moves[3:]):
+        assert_allclose(move.abs().numpy(), 0.01, rtol=0.01)  # the first step of Adam
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in network.parameters())
 
 
 def test_the_average_follows_the_weights():

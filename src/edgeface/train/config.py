@@ -50,9 +50,9 @@ class Config:
     # Of the arrays that learn, what their names begin with; the others, BatchNorms too, stay as the run began. Empty: all.
     learns: str = ""
 
-    optimizer: str = "sgd"  # sgd | adamw
+    optimizer: str = "sgd"  # sgd | adamw | muon
     learning_rate: float = 1e-2
-    momentum: float = 0.9  # adamw: its first beta
+    momentum: float = 0.9  # adamw: its first beta; muon: of what AdamW moves there
     weight_decay: float = 5e-4
     schedule: str = "cosine"  # cosine | milestones
     milestones: tuple[float, ...] = (95 / 200, 150 / 200)  # of the run; each divides the rate by 10
@@ -79,7 +79,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
-        _one_of("optimizer", self.optimizer, ("sgd", "adamw"))
+        _one_of("optimizer", self.optimizer, ("sgd", "adamw", "muon"))
         _one_of("schedule", self.schedule, ("cosine", "milestones"))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if not self.stages:

@@ -13,6 +13,7 @@ from .blocks import Detector, Heads
 from .export import spec_of
 from .loss import Losses, Taught, distillation_loss, feature_loss, multibox_loss
 from .networks import make_network
+from .optimizer import make_optimizer
 from .retinaface import RetinaFace
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Learner:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         _hold(self.network, config.learns)
-        self.optimizer = _optimizer(config, self.network)
+        self.optimizer = make_optimizer(config, self.network)
         self.steps = 0
         self._forward = _compiled(self.network, config)
         self._teach = None
@@ -223,17 +224,3 @@ def _hold(network: nn.Module, learns: str) -> None:
         raise ValueError(f"config: learns is {learns!r}, and no array's name begins so")
     for parameter in held:
         parameter.requires_grad_(False)
-
-
-def _optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
-    """Weights of convolutions decay; biases and BatchNorm do not."""
-    learning = [p for p in network.parameters() if p.requires_grad]
-    weights = [p for p in learning if p.ndim > 1]
-    others = [p for p in learning if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, config.learning_rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
