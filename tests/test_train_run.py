@@ -264,6 +264,14 @@ def test_teacher_of_other_features_is_refused_where_they_count_and_not_where_not
     assert taught.features == 0 < taught.scores
 
 
+@pytest.mark.parametrize("levels", [(1.0, 2.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0)])
+def test_weights_of_other_levels_than_there_are_are_refused(levels):
+    teacher = Learner(changed(seed=1), CPU).network
+    config = changed(distillation=Distillation(features=1.0, levels=levels))
+    with pytest.raises(ValueError, match=r"levels is \(.*expected none or 4 weights"):
+        Learner(config, CPU, teacher=teacher)
+
+
 def test_looking_at_features_changes_no_weights_and_no_mode():
     teacher = Learner(changed(seed=1), CPU).network
     before = {key: value.clone() for key, value in teacher.state_dict().items()}

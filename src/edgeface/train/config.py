@@ -32,6 +32,7 @@ class Distillation:
     scores: float = 1.0  # weights of the losses
     boxes: float = 1.0
     features: float = 0.0  # of what its heads look at; above 0 both need the same shapes of it
+    levels: tuple[float, ...] = ()  # ... by which weight each level's count; empty: all alike
     temperature: float = 1.0
     confident: float = 0.3  # the teacher's score from which its boxes count
     spare: float = 0.5  # ... from which a prior without a face is no negative: labels miss some

@@ -95,7 +95,7 @@ class Learner:
                 *distillation_loss(
                     heads, teacher, temperature=options.temperature, confident=options.confident
                 ),
-                feature_loss(features, wanted)
+                feature_loss(features, wanted, options.levels)
                 if options.features > 0
                 else heads.scores.new_zeros(()),
             )
@@ -156,12 +156,17 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
 
 
 def _check_features(network: Detector, teacher: Detector, config: Config) -> None:
-    """Raises ValueError where those that a loss would compare have other shapes."""
+    """Raises ValueError where those that a loss would compare have other shapes, or not as many weights."""
     shapes = [_feature_shapes(one, network) for one in (network, teacher)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"distillation.features is {config.distillation.features}, but {config.network} has features of "
             f"{shapes[0]} (channels, height, width) in a 64x64 input and the teacher of {shapes[1]}; set it to 0"
+        )
+    levels = config.distillation.levels
+    if levels and (len(levels) != len(shapes[0]) or min(levels) < 0 or not sum(levels) > 0):
+        raise ValueError(
+            f"distillation.levels is {levels}; expected none or {len(shapes[0])} weights from 0 on, of which one counts"
         )
 
 

@@ -107,8 +107,10 @@ def _where_sure(said: Tensor, wanted: Tensor, face: Tensor, confident: float) ->
     return (distance.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
 
 
-def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Squared distance of what the heads look at over its mean square, the mean of all levels.
+def feature_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], levels: Sequence[float] = ()
+) -> Tensor:
+    """Squared distance of what the heads look at over its mean square, the mean of all levels by those weights.
 
     "FitNets" (arXiv 1412.6550, section 2.2), without their regressor: student and teacher are of one shape.
     """
@@ -117,7 +119,9 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
         wanted = theirs.float()
         distance = (ours.float() - wanted).square().mean()
         parts.append(distance / wanted.square().mean().clamp(min=1e-6))
-    return torch.stack(parts).mean()
+    distances = torch.stack(parts)
+    weights = distances.new_tensor(levels or [1.0] * len(parts))
+    return (weights * distances).sum() / weights.sum()
 
 
 def _smooth_l1(said: Tensor, wanted: Tensor, where: Tensor) -> Tensor:
