@@ -283,7 +283,7 @@ int depthwise_blocks(const QuantizedDepthwiseRun<T>* runs, int rows, const To& t
 }
 
 template <typename T>
-void depthwise_rows(const QuantizedDepthwiseRun<T>* runs, int rows) {
+void depthwise_quads(const QuantizedDepthwiseRun<T>* runs, int rows) {
     int c = 0;
     if (runs[0].taps == 9 && runs[0].narrow) {
         with_packing_requantizer(runs[0].to, [&](const auto& to) {

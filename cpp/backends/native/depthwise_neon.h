@@ -126,7 +126,7 @@ int depthwise_bytes_chained(const QuantizedDepthwiseRun<std::int8_t>& run) {
     return depthwise_bytes_blocks<kStride, 2>(run);
 }
 
-void depthwise_bytes(const QuantizedDepthwiseRun<std::int8_t>& run) {
+void depthwise_bytes_row(const QuantizedDepthwiseRun<std::int8_t>& run) {
     int c = 0;
     if (run.taps == 9 && run.narrow && run.input_step == run.column_step) {
         c = depthwise_bytes_chained<1>(run);
@@ -134,4 +134,8 @@ void depthwise_bytes(const QuantizedDepthwiseRun<std::int8_t>& run) {
         c = depthwise_bytes_chained<2>(run);
     }
     quantized_depthwise_from(run, c);
+}
+
+void depthwise_bytes(const QuantizedDepthwiseRun<std::int8_t>* runs, int rows) {
+    for (int row = 0; row < rows; ++row) depthwise_bytes_row(runs[row]);
 }

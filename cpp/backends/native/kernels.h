@@ -174,13 +174,12 @@ template <typename T>
 struct QuantizedKernels {
     QuantizedConvKernels<T> narrow;
     QuantizedConvKernels<T> wide;
-    void (*depthwise)(const QuantizedDepthwiseRun<T>& run);
+    // Runs that differ only in their inputs and outputs: rows one below the other.
+    void (*depthwise)(const QuantizedDepthwiseRun<T>* runs, int rows);
     void (*add)(const QuantizedAddRun<T>& run);
     void (*max_pool)(const MaxPoolRun<T>& run);
-    // Runs that differ only in their inputs and outputs: rows one below the other. Null where that saves
-    // nothing.
-    void (*depthwise_rows)(const QuantizedDepthwiseRun<T>* runs, int rows) = nullptr;
-    bool centres = false;  // whether longer chains are worth centred values (Network::centre)
+    int depthwise_rows = 1;  // so many at a time take less than one by one
+    bool centres = false;    // whether longer chains are worth centred values (Network::centre)
 };
 
 struct Kernels {

@@ -124,11 +124,6 @@ __attribute__((always_inline)) inline void with_packing_requantizer(const Requan
 
 #include "conv_avx512vnni.h"
 
-template <typename T>
-void depthwise_quads(const QuantizedDepthwiseRun<T>& run) {
-    depthwise_rows(&run, 1);
-}
-
 constexpr Kernels kKernels = {
     "avx512vnni",
     kTileChannels,
@@ -142,9 +137,9 @@ constexpr Kernels kKernels = {
     sigmoid,
     softmax_pairs,
     {quads_kernels<Quads<kSignBit>, std::int8_t>(add_offset), conv_kernels<Pairs, std::int8_t>(widen),
-     depthwise_quads, quantized_add, max_pool, depthwise_rows},
+     depthwise_quads, quantized_add, max_pool, 2},
     {quads_kernels<Quads<0>, std::uint8_t>(nullptr), conv_kernels<Pairs, std::uint8_t>(widen),
-     depthwise_quads, quantized_add, max_pool, depthwise_rows}};
+     depthwise_quads, quantized_add, max_pool, 2}};
 
 }  // namespace
 

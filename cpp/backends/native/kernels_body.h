@@ -864,8 +864,8 @@ void quantized_depthwise_from(const QuantizedDepthwiseRun<T>& run, int c) {
 }
 
 template <typename T>
-void quantized_depthwise(const QuantizedDepthwiseRun<T>& run) {
-    quantized_depthwise_from(run, 0);
+void quantized_depthwise(const QuantizedDepthwiseRun<T>* runs, int rows) {
+    for (int row = 0; row < rows; ++row) quantized_depthwise_from(runs[row], 0);
 }
 
 // Stored values in steps of another scale; in registers, as a requantizer is.

@@ -195,7 +195,7 @@ constexpr Kernels kKernels = {
     max_pool,
     sigmoid,
     softmax_pairs,
-    {{kPairsLayout, nullptr, conv_pairs}, kWide, depthwise_bytes, add_bytes, max_pool, nullptr, true},
+    {{kPairsLayout, nullptr, conv_pairs}, kWide, depthwise_bytes, add_bytes, max_pool, 1, true},
     {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace

@@ -57,7 +57,7 @@ constexpr Kernels kKernels = {
     sigmoid,
     softmax_pairs,
     {conv_kernels<Quads, std::int8_t>(nullptr), conv_kernels<Singles, std::int8_t>(widen), depthwise_bytes,
-     add_bytes, max_pool, nullptr, true},
+     add_bytes, max_pool, 1, true},
     {kUint8, kUint8, quantized_depthwise, quantized_add, max_pool}};
 
 }  // namespace

@@ -312,7 +312,7 @@ class DepthwiseStep : public WindowStep<T> {
         }
     }
 
-    int together() const override { return kernels_.depthwise_rows == nullptr ? 1 : 2; }
+    int together() const override { return kernels_.depthwise_rows; }
 
     // Several rows at a time: as many as the pointers to their taps fit on the stack.
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
@@ -324,7 +324,7 @@ class DepthwiseStep : public WindowStep<T> {
         for (int y = rows.begin; y < rows.end; y += together) {
             const int count = std::min(together, rows.end - y);
             for (int i = 0; i < count; ++i) runs[i] = row_run(*inputs[0], output, y + i, taps + i * window);
-            run_rows(runs, count);
+            kernels_.depthwise(runs, count);
         }
     }
 
@@ -346,11 +346,6 @@ class DepthwiseStep : public WindowStep<T> {
                 this->channels(),
                 output.stride,
                 chain_};
-    }
-
-    void run_rows(const QuantizedDepthwiseRun<T>* runs, int rows) const {
-        if (kernels_.depthwise_rows != nullptr) return kernels_.depthwise_rows(runs, rows);
-        for (int i = 0; i < rows; ++i) kernels_.depthwise(runs[i]);
     }
 
     const QuantizedKernels<T>& kernels_;
