@@ -494,6 +494,15 @@ def test_what_does_not_learn_stays_as_it_began(longer, run):
         assert learnt == {key for key in before if key.startswith("landm.")}
 
 
+def test_without_statistics_of_batches_norms_keep_what_they_have_seen_and_learn(longer, run):
+    start = weights.open_network(longer[1] / loop.CHECKPOINT)
+    _, state = run(changed(batch_statistics=False, learning_rate=1e-4), start=start)
+    before = start.state_dict()
+    moved = {key for key, value in state["network"].items() if not torch.equal(value, before[key])}
+    assert {"base_net.0.0.weight", "base_net.0.1.weight", "base_net.0.1.bias"} <= moved
+    assert not [key for key in moved if "running" in key or "num_batches" in key]
+
+
 def test_a_name_of_nothing_cannot_learn():
     with pytest.raises(ValueError, match=r"learns is 'landm\.', and no array"):
         Learner(changed(learns="landm."), CPU)

@@ -50,6 +50,10 @@ class Config:
     landmarks: bool = False
     # Of the arrays that learn, what their names begin with; the others, BatchNorms too, stay as the run began. Empty: all.
     learns: str = ""
+    # Whether BatchNorms normalise by each batch, or all the time by what the run began with. A channel that is nearly
+    # always still, and then far away, is another one in a batch without such an image: what goes on from a trained
+    # network does better without.
+    batch_statistics: bool = True
 
     optimizer: str = "sgd"  # sgd | adamw | muon
     learning_rate: float = 1e-2

@@ -69,7 +69,7 @@ class Learner:
     def step(self, images: Tensor, targets: Targets, rate: float) -> Step:
         """One update from (N, 3, height, width); what it returns is not waited for."""
         # BatchNorms that stay as they are do not follow batches either.
-        self.network.train(not self.config.learns)
+        self.network.train(self.config.batch_statistics and not self.config.learns)
         cost = self._cost(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         cost.total.backward()
