@@ -513,8 +513,8 @@ def _winograd(points):
     )
 
 
-WINOGRAD_DOWN = _winograd([0, 1, -1])
-WINOGRAD_ACROSS = _winograd([0, 0.625, -0.625, 1.5, -1.5])
+# F(4, 3), both ways.
+WINOGRAD_A, WINOGRAD_G, WINOGRAD_B = _winograd([0, 0.625, -0.625, 1.5, -1.5])
 
 
 def goes_by_winograd(op, data, weight):
@@ -526,28 +526,27 @@ def goes_by_winograd(op, data, weight):
 def _winograd_roundings(op, largest, weight, bias):
     """How many ROUNDINGs an output may be off, times the magnitudes that they are of.
 
-    A factor is at most 5 roundings off (a sum of two rows, then two fused multiply-adds, of two each where there is
-    no instruction for them), a weight 1. A product's sum over all channels rounds every term once more than there
-    are of them. An output takes them through 7 more: a sum of three rows, one of two, and again two fused
-    multiply-adds.
+    A factor is at most 8 roundings off (down and across two fused multiply-adds, of two each where there is no
+    instruction for them), a weight 1. A product's sum over all channels rounds every term once more than there are of
+    them. An output takes them both ways through 5 more: a sum of two, and again two fused multiply-adds.
     """
     padded = np.pad(largest[0], ((0, 0), *zip(op.pads[:2], op.pads[2:])))
     channels, height, width = padded.shape
-    down, across = -(-(height - 2) // 2), -(-(width - 2) // 4)
-    padded = np.pad(padded, ((0, 0), (0, 2 * down + 2 - height), (0, 4 * across + 2 - width)))
+    down, across = -(-(height - 2) // 4), -(-(width - 2) // 4)
+    padded = np.pad(padded, ((0, 0), (0, 4 * down + 2 - height), (0, 4 * across + 2 - width)))
     patches = np.stack(
         [
-            [padded[:, r : r + 2 * down : 2, c : c + 4 * across : 4] for c in range(6)]
-            for r in range(4)
+            [padded[:, r : r + 4 * down : 4, c : c + 4 * across : 4] for c in range(6)]
+            for r in range(6)
         ]
     )
-    (a, g, b), (a_across, g_across, b_across) = WINOGRAD_DOWN, WINOGRAD_ACROSS
-    factors = np.einsum("pr,qc,rckyx->pqkyx", np.abs(b), np.abs(b_across), patches)
-    weights = np.abs(np.einsum("pr,qc,okrc->pqok", g, g_across, weight.astype(np.float64)))
-    products = np.einsum("pqok,pqkyx->pqoyx", weights, factors)
-    sizes = np.einsum("ip,jq,pqoyx->oyixj", np.abs(a), np.abs(a_across), products)
-    sizes = sizes.reshape(len(weight), 2 * down, 4 * across)[None, :, : height - 2, : width - 2]
-    return (channels + 1 + 5 + 1 + 7) * (sizes + np.abs(bias))
+    gains, shares = np.abs(WINOGRAD_B), np.abs(WINOGRAD_A)
+    factors = np.einsum("pr,qc,rckyx->pqkyx", gains, gains, patches)
+    weights = np.einsum("pr,qc,okrc->pqok", WINOGRAD_G, WINOGRAD_G, weight.astype(np.float64))
+    products = np.einsum("pqok,pqkyx->pqoyx", np.abs(weights), factors)
+    sizes = np.einsum("ip,jq,pqoyx->oyixj", shares, shares, products)
+    sizes = sizes.reshape(len(weight), 4 * down, 4 * across)[None, :, : height - 2, : width - 2]
+    return (channels + 1 + 8 + 1 + 10) * (sizes + np.abs(bias))
 
 
 def _add(op, inputs, lost):

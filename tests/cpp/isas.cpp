@@ -181,7 +181,7 @@ int count_overflown(const std::string& isa) {
 }
 
 // Some 500 multiply-adds one after another, each off by half an epsilon of values of some hundreds;
-// Winograd's products are up to 15 times as large as what they come to.
+// Winograd's products are up to 30 times as large as what they come to.
 int count_far(const std::string& isa) {
     constexpr float kBound = 500 * 1.2e-7F * 1000;
     int far = 0;

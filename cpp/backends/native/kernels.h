@@ -33,7 +33,7 @@ struct ConvRun {
 // Rows as the factors of Winograd's products (winograd.h): out[product][patch][channel]. At least
 // winograd::kMostLanes channels.
 struct WinogradInputRun {
-    const float* inputs[winograd::kRowProducts];  // rows, from what the first output reads first on
+    const float* inputs[winograd::kFactors];  // rows, from what the first output reads first on
     std::ptrdiff_t input_step;
     int columns;  // that outputs read; what a last patch has beyond them counts as 0
     int channels;
@@ -48,7 +48,7 @@ struct WinogradOutputRun {
     std::ptrdiff_t product_step;
     std::ptrdiff_t patch_step;
     const float* bias;
-    float* outputs[winograd::kRows];  // null where there is no such row
+    float* outputs[winograd::kOutputs];  // null where there is no such row
     int pixels;
     int channels;
     std::ptrdiff_t output_step;

@@ -2,7 +2,7 @@
 
 static_assert(Vec::lanes <= winograd::kMostLanes, "a vector's channels must be there");
 
-// B: from six inputs to the factors of six products.
+// B: from six inputs to six factors, `step` apart.
 struct WinogradInputs {
     Vec a = Vec::broadcast(static_cast<float>(winograd::kA));
     Vec b = Vec::broadcast(static_cast<float>(winograd::kB));
@@ -29,50 +29,43 @@ struct WinogradInputs {
     }
 };
 
-// B of columns: what a product takes of two of four rows.
-struct WinogradRows {
-    const float* first;
-    const float* second;
-    bool adds;
+// What is between the two ways: six rows or columns of six vectors.
+struct WinogradBuffer {
+    alignas(64) float values[winograd::kProducts * Vec::lanes];
+
+    float* at(int row, int column) { return values + (row * winograd::kFactors + column) * Vec::lanes; }
 };
 
-__attribute__((always_inline)) inline WinogradRows winograd_rows(const float* const* inputs, int product) {
-    switch (product) {
-        case 0:
-            return {inputs[2], inputs[0], false};
-        case 1:
-            return {inputs[2], inputs[1], true};
-        case 2:
-            return {inputs[2], inputs[1], false};
-        default:
-            return {inputs[3], inputs[1], false};
-    }
-}
-
-// The first `columns` inputs of a patch from `at` on, all channels; the others are 0.
+// The first `columns` inputs of a patch from `at` on, channels from `c` on; the others are 0.
 template <bool kIsWhole>
 __attribute__((always_inline)) inline void winograd_patch(const WinogradInputRun& run,
                                                           const WinogradInputs& transform, std::ptrdiff_t at,
                                                           int columns, float* output) {
+    WinogradBuffer down;
+    Vec in[winograd::kFactors];
+    for (int column = 0; column < winograd::kFactors; ++column) {
+        const bool is_there = kIsWhole || column < columns;
+        EDGEFACE_UNROLL
+        for (int i = 0; i < winograd::kFactors; ++i) {
+            in[i] = is_there ? Vec::load(run.inputs[i] + at + column * run.input_step) : Vec::broadcast(0);
+        }
+        transform(in, down.at(0, column), winograd::kFactors * Vec::lanes);
+    }
+    for (int row = 0; row < winograd::kFactors; ++row) {
+        EDGEFACE_UNROLL
+        for (int i = 0; i < winograd::kFactors; ++i) in[i] = Vec::load(down.at(row, i));
+        transform(in, output + row * winograd::kFactors * run.product_step, run.product_step);
+    }
+}
+
+template <bool kIsWhole>
+__attribute__((always_inline)) inline void winograd_channels(const WinogradInputRun& run,
+                                                             const WinogradInputs& transform,
+                                                             std::ptrdiff_t at, int columns, float* output) {
     for (int c = 0; c < run.channels; c += Vec::lanes) {
         // The last vector of channels may repeat some of the one before.
         const int channel = c + Vec::lanes <= run.channels ? c : run.channels - Vec::lanes;
-        EDGEFACE_UNROLL
-        for (int product = 0; product < winograd::kRowProducts; ++product) {
-            const WinogradRows rows = winograd_rows(run.inputs, product);
-            Vec in[winograd::kColumnProducts];
-            EDGEFACE_UNROLL
-            for (int i = 0; i < winograd::kColumnProducts; ++i) {
-                const std::ptrdiff_t from = at + i * run.input_step + channel;
-                in[i] = Vec::broadcast(0);
-                if (!kIsWhole && i >= columns) continue;
-                const Vec first = Vec::load(rows.first + from);
-                const Vec second = Vec::load(rows.second + from);
-                in[i] = rows.adds ? Vec::add(first, second) : Vec::subtract(first, second);
-            }
-            transform(in, output + product * winograd::kColumnProducts * run.product_step + channel,
-                      run.product_step);
-        }
+        winograd_patch<kIsWhole>(run, transform, at + channel, columns, output + channel);
     }
 }
 
@@ -81,15 +74,15 @@ void winograd_inputs(const WinogradInputRun& run) {
     std::ptrdiff_t at = 0;
     float* output = run.output;
     int columns = run.columns;
-    for (; columns >= winograd::kColumnProducts; columns -= winograd::kColumns) {
-        winograd_patch<true>(run, transform, at, columns, output);
-        at += winograd::kColumns * run.input_step;
+    for (; columns >= winograd::kFactors; columns -= winograd::kOutputs) {
+        winograd_channels<true>(run, transform, at, columns, output);
+        at += winograd::kOutputs * run.input_step;
         output += run.channels;
     }
-    if (columns >= winograd::kTaps) winograd_patch<false>(run, transform, at, columns, output);
+    if (columns >= winograd::kTaps) winograd_channels<false>(run, transform, at, columns, output);
 }
 
-// A: from six products to four outputs.
+// A: from six products to four outputs, and something added to each.
 struct WinogradOutputs {
     Vec a = Vec::broadcast(static_cast<float>(winograd::kA));
     Vec b = Vec::broadcast(static_cast<float>(winograd::kB));
@@ -110,34 +103,36 @@ struct WinogradOutputs {
     }
 };
 
-// A of columns: the products across of a row of a patch.
-template <int kRow>
-__attribute__((always_inline)) inline void winograd_row(const WinogradOutputRun& run, const float* products,
-                                                        Vec* out) {
-    EDGEFACE_UNROLL
-    for (int i = 0; i < winograd::kColumnProducts; ++i) {
-        const auto down = [&](int product) {
-            return Vec::load(products + (product * winograd::kColumnProducts + i) * run.product_step);
-        };
-        out[i] = kRow == 0 ? Vec::add(down(0), Vec::add(down(1), down(2)))
-                           : Vec::add(down(3), Vec::subtract(down(1), down(2)));
+// Products of a patch -> four rows of six, channels from `c` on.
+__attribute__((always_inline)) inline void winograd_down(const WinogradOutputRun& run,
+                                                         const WinogradOutputs& transform,
+                                                         const float* products, WinogradBuffer* down) {
+    for (int column = 0; column < winograd::kFactors; ++column) {
+        Vec in[winograd::kFactors];
+        Vec out[winograd::kOutputs];
+        EDGEFACE_UNROLL
+        for (int i = 0; i < winograd::kFactors; ++i)
+            in[i] = Vec::load(products + (i * winograd::kFactors + column) * run.product_step);
+        transform(in, Vec::broadcast(0), out);
+        EDGEFACE_UNROLL
+        for (int row = 0; row < winograd::kOutputs; ++row) out[row].store(down->at(row, column));
     }
 }
 
-// A row of a patch, channels `c` and on.
-template <int kRow>
-__attribute__((always_inline)) inline void winograd_pixels(const WinogradOutputRun& run,
+// A row of a patch.
+__attribute__((always_inline)) inline void winograd_across(const WinogradOutputRun& run,
                                                            const WinogradOutputs& transform,
-                                                           const float* products, int pixel, int c) {
-    Vec in[winograd::kColumnProducts];
-    Vec out[winograd::kColumns];
-    winograd_row<kRow>(run, products + c, in);
-    transform(in, Vec::load(run.bias + c), out);
-    bend_and_bound<winograd::kColumns>(run, out);
-    const Vec low = Vec::broadcast(run.low);
-    float* output = run.outputs[kRow] + pixel * run.output_step + c;
+                                                           WinogradBuffer* down, int row, int pixel, int c) {
+    Vec in[winograd::kFactors];
+    Vec out[winograd::kOutputs];
     EDGEFACE_UNROLL
-    for (int i = 0; i < winograd::kColumns; ++i) {
+    for (int i = 0; i < winograd::kFactors; ++i) in[i] = Vec::load(down->at(row, i));
+    transform(in, Vec::load(run.bias + c), out);
+    bend_and_bound<winograd::kOutputs>(run, out);
+    const Vec low = Vec::broadcast(run.low);
+    float* output = run.outputs[row] + pixel * run.output_step + c;
+    EDGEFACE_UNROLL
+    for (int i = 0; i < winograd::kOutputs; ++i) {
         if (i < run.pixels - pixel) {
             store(Vec::max(out[i], low), output + i * run.output_step, run.channels - c);
         }
@@ -145,13 +140,15 @@ __attribute__((always_inline)) inline void winograd_pixels(const WinogradOutputR
 }
 
 void winograd_outputs(const WinogradOutputRun& run) {
-    static_assert(winograd::kRows == 2, "both are here");
     const WinogradOutputs transform;
     const float* products = run.products;
-    for (int pixel = 0; pixel < run.pixels; pixel += winograd::kColumns, products += run.patch_step) {
+    for (int pixel = 0; pixel < run.pixels; pixel += winograd::kOutputs, products += run.patch_step) {
         for (int c = 0; c < run.channels; c += Vec::lanes) {
-            winograd_pixels<0>(run, transform, products, pixel, c);
-            if (run.outputs[1] != nullptr) winograd_pixels<1>(run, transform, products, pixel, c);
+            WinogradBuffer down;
+            winograd_down(run, transform, products + c, &down);
+            for (int row = 0; row < winograd::kOutputs; ++row) {
+                if (run.outputs[row] != nullptr) winograd_across(run, transform, &down, row, pixel, c);
+            }
         }
     }
 }
