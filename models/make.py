@@ -59,7 +59,8 @@ def main() -> int:
         measured = measure(opened, arguments.data)
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
-    learnt = [*training(runs, arguments.teacher, arguments.start), recipe]
+    before = former(arguments.former) if arguments.former else []
+    learnt = [*training(runs, arguments.teacher, arguments.start, before), recipe]
     if arguments.silence:
         learnt.insert(
             -1,
@@ -93,6 +94,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--teacher", default="", help="its name, for the card")
     parser.add_argument(
         "--start", default="", metavar="NAME", help="the model here that the first run began with"
+    )
+    parser.add_argument(
+        "--former",
+        type=Path,
+        metavar="CARD",
+        help="of the model that the first run began with and that this is to replace",
     )
     parser.add_argument("--silence", action="store_true", help="as of `edgeface train export`")
     parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
@@ -191,10 +198,22 @@ def write(graph: Graph, spec: ModelSpec, about: About, folder: Path) -> None:
 # --- The card --------------------------------------------------------------------------------------------
 
 
+def former(path: Path) -> list[str]:
+    """What a card says of the network and of the runs that it learnt in; ValueError where it says nothing."""
+    lines = [line[2:] for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [line for line in lines if line.startswith("network: ") or " steps, " in line]
+    if len(kept) < 2:
+        raise ValueError(f"{path}: no card of a model, or none that tells what it learnt")
+    return kept
+
+
 def training(
-    runs: Sequence[tuple[Config, Mapping[str, object]]], teacher: str, start: str
+    runs: Sequence[tuple[Config, Mapping[str, object]]],
+    teacher: str,
+    start: str,
+    before: Sequence[str] = (),
 ) -> list[str]:
-    """A line for every run, each of which went on from the one before."""
+    """A line for every run, each of which went on from the one before; `before`, those that there are already."""
     config, _ = runs[-1]
     landmarks = " with five landmarks" if config.landmarks else ""
     begun = (
@@ -202,7 +221,7 @@ def training(
         if start
         else "from random weights"
     )
-    lines = [f"network: {config.network}{landmarks}, {begun}"]
+    lines = list(before) or [f"network: {config.network}{landmarks}, {begun}"]
     if config.learns:
         lines.append(f"learnt: `{config.learns}*` alone; everything else is as it was")
     lines += [line_of(*run) for run in runs]
@@ -218,6 +237,7 @@ def line_of(config: Config, state: Mapping[str, object]) -> str:
     return (
         f"{steps}{sizes}; {config.optimizer}, learning rate {config.learning_rate:g} ({config.schedule}), "
         f"weight decay {config.weight_decay:g}, average of weights {config.ema:g}, seed {config.seed}"
+        f"{'' if config.batch_statistics else ', BatchNorms by what they had seen before'}"
     )
 
 

@@ -21,15 +21,21 @@ make = pytest.importorskip("make")
 CHANCE = 3  # seeds a network whose random weights find something
 
 
+def tried():
+    from edgeface.train import config
+
+    return config.Config(
+        "tried", "slim", (config.Stage((160, 128), 1, 2),), ema=0.0, seed=CHANCE, compile=False
+    )
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Of a run that has learnt nothing."""
     from edgeface.train import checkpoint, config
     from edgeface.train.learner import Learner
 
-    run = config.Config(
-        "tried", "slim", (config.Stage((160, 128), 1, 2),), ema=0.0, seed=CHANCE, compile=False
-    )
+    run = tried()
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
     learner = Learner(run, torch.device("cpu"))
     state = {"config": config.to_dict(run), "progress": {"step": 1234}, **learner.state_dict()}
@@ -123,6 +129,24 @@ def test_a_card_tells_what_the_model_began_with_and_what_alone_it_learnt():
         "network: rfb with five landmarks, from the weights of [other](other.md) as far as they fit"
     )
     assert learnt == "learnt: `landm.*` alone; everything else is as it was"
+
+
+def test_a_model_that_replaces_its_former_self_keeps_what_that_learnt(made, tmp_path):
+    card = made / "tried-int8.md"
+    state = {"progress": {"step": 56}}
+    config = make.dataclasses.replace(tried(), batch_statistics=False)
+    network, first, then, teacher = make.training(
+        [(config, state)], "a teacher", "", make.former(card)
+    )
+    assert network == "network: slim, from random weights"
+    assert first.startswith("1,234 steps, 160x128")
+    assert then.startswith("56 steps, 160x128")
+    assert then.endswith("BatchNorms by what they had seen before")
+    assert teacher == "teacher: a teacher"
+    empty = tmp_path / "empty.md"
+    empty.write_text("# A model\n")
+    with pytest.raises(ValueError, match=r"empty\.md: no card"):
+        make.former(empty)
 
 
 def test_a_card_has_every_precision_resize_and_convention(made):
