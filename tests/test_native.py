@@ -186,8 +186,8 @@ def test_bias_and_activation(groups, bias, activation, isa):
 @every_isa
 @pytest.mark.parametrize("width", range(1, 18))
 def test_winograd_of_every_width(width, isa):
-    # As high as it has to be for 4 patches, of which the last of each row has every number of pixels.
-    b = Builder(16, 4, width, seed=width)
+    # As high as it has to be for two patches, of which the last of each row has every number of pixels.
+    b = Builder(16, 7, width, seed=width)
     assert_runs(b.graph(b.conv("input", 5, 3), b.conv("input", 18, 3, pads=(1, 0, 1, 2))), isa)
 
 
@@ -1070,6 +1070,15 @@ def in_a_process(code):
     return subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.skipif(sys.maxsize > 2**32, reason="64 bits address it")
+def test_a_network_that_32_bits_cannot_address_is_refused():
+    b = Builder(1, 1, 1024)
+    # 2**30 values between two steps of a chain: 4 GiB, of which 32 bits would count none.
+    graph = b.graph(b.conv(b.conv("input", 1 << 20, 1), 1, 1))
+    with pytest.raises(BackendError, match="more memory than there is"):
+        native.open_graph(graph, 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -638,6 +638,7 @@ class RealReference : public Reference<RealReference, Real> {
                     factor += winograd_weight(row, tap / 3) * winograd_weight(column, tap % 3) *
                               static_cast<double>(weights[i + index(tap)]);
                 }
+                if (!(std::fabs(factor) < std::numeric_limits<float>::max())) return kInfinity;
                 factors += std::fabs(factor);
             }
             factors *= winograd_gain(row) * winograd_gain(column);

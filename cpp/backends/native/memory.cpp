@@ -1,6 +1,9 @@
 #include "memory.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <new>
 #include <numeric>
 #include <optional>
 
@@ -12,6 +15,16 @@ constexpr std::size_t kAlignment = 64;  // elements: whole cache lines for every
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 std::size_t aligned(std::size_t count) { return (count + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Elements that can be told apart by bytes whatever their type, with room to spare: of 32 bits, files could
+// ask for more.
+constexpr std::int64_t kMostElements = std::numeric_limits<std::ptrdiff_t>::max() / 16;
+
+void check_size(const Shape& shape, int margin) {
+    const std::int64_t in_row = std::int64_t{shape.width} + 2 * std::int64_t{margin};
+    const std::int64_t pixels = shape.height * in_row + 2 * std::int64_t{margin};
+    if (pixels > kMostElements / shape.channels) throw std::bad_alloc();
+}
 
 // A piece of memory and the operations between which it is in use.
 struct Buffer {
@@ -41,6 +54,7 @@ class Placer {
           places_(network.values().size()),
           readers_(network.values().size()),
           internal_(network.values().size()) {
+        for (std::size_t i = 0; i < margins_.size(); ++i) check_size(network.values()[i].shape, margins_[i]);
         for (const Operation& operation : network.operations()) {
             for (const int input : operation.inputs) ++readers_[index(input)];
         }
@@ -181,6 +195,7 @@ class Placer {
                     buffer.offset = std::max(buffer.offset, other->offset + other->size);
                 }
             }
+            if (buffer.offset + buffer.size > static_cast<std::size_t>(kMostElements)) throw std::bad_alloc();
             const auto after =
                 std::upper_bound(packed.begin(), packed.end(), buffer.offset,
                                  [](std::size_t offset, const Buffer* b) { return offset < b->offset; });

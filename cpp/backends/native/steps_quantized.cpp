@@ -316,13 +316,13 @@ class DepthwiseStep : public WindowStep<T> {
 
     // Several rows at a time: as many as the pointers to their taps fit on the stack.
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte*) const override {
-        constexpr int kTogether = 8;
+        constexpr int kMost = 8;
         const T* taps[kMaxTaps];
-        QuantizedDepthwiseRun<T> runs[kTogether];
+        QuantizedDepthwiseRun<T> runs[kMost];
         const int window = this->window().taps();
-        const int together = std::min(kTogether, kMaxTaps / window);
-        for (int y = rows.begin; y < rows.end; y += together) {
-            const int count = std::min(together, rows.end - y);
+        const int most = std::min(kMost, kMaxTaps / window);
+        for (int y = rows.begin; y < rows.end; y += most) {
+            const int count = std::min(most, rows.end - y);
             for (int i = 0; i < count; ++i) runs[i] = row_run(*inputs[0], output, y + i, taps + i * window);
             kernels_.depthwise(runs, count);
         }

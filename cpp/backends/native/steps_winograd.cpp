@@ -10,6 +10,10 @@ using winograd::kOutputs;
 using winograd::kProducts;
 using winograd::kTaps;
 
+// In the scratch at a time at least, where as many rows are wanted, so that weights which fit into no cache
+// are not read again for every row of patches.
+constexpr int kBlockPatches = 48;
+
 // What three taps become for a product: G of winograd.h, which divides by what B has too much.
 double product_weight(int product, const double* taps) {
     constexpr double kPoints[] = {0, winograd::kA, -winograd::kA, winograd::kB, -winograd::kB};
@@ -79,8 +83,6 @@ class WinogradStep : public WindowStep<float> {
     // What lies in the scratch at a time. RetinaFace mobilenet0.25 takes 1 to 2 % less time with 768 KiB on a
     // Zen 4, which has 1 MiB of level 2. Most CPUs have less.
     static constexpr std::ptrdiff_t kBlockBytes = 256 * 1024;
-    // At least, so that weights which fit into no cache are not read again for every row of patches.
-    static constexpr int kBlockPatches = 48;
 
     int patches() const { return ceil_divide(width_, kOutputs); }
     // Values of one product in so many rows of patches.
@@ -100,7 +102,7 @@ class WinogradStep : public WindowStep<float> {
     int block_rows(const Shape& output) const {
         int rows = ceil_divide(kBlockPatches, patches()) * kOutputs;
         while (rows < output.height && bytes(rows + kOutputs) <= kBlockBytes) rows += kOutputs;
-        return rows;
+        return std::min(rows, ceil_divide(output.height, kOutputs) * kOutputs);
     }
 
     void run_block(const Image& input, const Image& output, Rows rows, float* room) const {
@@ -144,15 +146,21 @@ class WinogradStep : public WindowStep<float> {
 
 }  // namespace
 
-// Of 16 channels, 4 patches already take .7 of the time on AVX2 and AVX-512, and fewer more than all of it;
-// the tile of 12 is not even filled. Any number of output channels wins.
+// Of 16 to 256 channels, two patches of three or more rows take .5 to 1.1 of the time on AVX2 and AVX-512;
+// one patch or a single row takes up to 2.4 times as long. What lies in the scratch at least must not be
+// huge.
 bool wins_by_winograd(const Conv& conv, const Shape& input, const Shape& output) {
-    constexpr int kFewestPatches = 4;
+    constexpr int kFewestRows = 3;
+    constexpr int kFewestPatches = 2;
+    constexpr std::int64_t kMostValues = 1 << 28;
     const Window& window = conv.window;
+    const std::int64_t across = ceil_divide(output.width, kOutputs);
+    const std::int64_t channels = std::int64_t{input.channels} + output.channels + winograd::kMostLanes;
     return window.kernel_height == kTaps && window.kernel_width == kTaps && window.stride_y == 1 &&
            window.stride_x == 1 && window.dilation_y == 1 && window.dilation_x == 1 && conv.groups == 1 &&
-           input.channels >= winograd::kMostLanes &&
-           std::int64_t{output.height} * ceil_divide(output.width, kOutputs) >= kFewestPatches;
+           input.channels >= winograd::kMostLanes && output.height >= kFewestRows &&
+           ceil_divide(output.height, kOutputs) * across >= kFewestPatches &&
+           std::max<std::int64_t>(across, kBlockPatches) * channels <= kMostValues / kProducts;
 }
 
 std::unique_ptr<Step> make_winograd_conv(const Conv& conv, const Kernels& kernels, const Image& input,

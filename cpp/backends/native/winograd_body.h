@@ -36,7 +36,7 @@ struct WinogradBuffer {
     float* at(int row, int column) { return values + (row * winograd::kFactors + column) * Vec::lanes; }
 };
 
-// The first `columns` inputs of a patch from `at` on, channels from `c` on; the others are 0.
+// The first `columns` columns of a patch's inputs from `at` on, a vector of channels; the others are 0.
 template <bool kIsWhole>
 __attribute__((always_inline)) inline void winograd_patch(const WinogradInputRun& run,
                                                           const WinogradInputs& transform, std::ptrdiff_t at,
@@ -103,7 +103,7 @@ struct WinogradOutputs {
     }
 };
 
-// Products of a patch -> four rows of six, channels from `c` on.
+// Products of a patch -> four rows of six, a vector of channels.
 __attribute__((always_inline)) inline void winograd_down(const WinogradOutputRun& run,
                                                          const WinogradOutputs& transform,
                                                          const float* products, WinogradBuffer* down) {
