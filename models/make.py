@@ -49,6 +49,7 @@ TERMS = (
 
 def main() -> int:
     arguments = parsed()
+    before = former(arguments.former) if arguments.former else []
     config, state = checkpoint.read(arguments.checkpoint)
     precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,6 @@ def main() -> int:
         measured = measure(opened, arguments.data)
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
-    before = former(arguments.former) if arguments.former else []
     learnt = [*training(runs, arguments.teacher, arguments.start, before), recipe]
     if arguments.silence:
         learnt.insert(
@@ -114,7 +114,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only-int8", action="store_true")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent)
     parser.add_argument("--force", action="store_true", help="though int8 finds other faces")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.former and arguments.start:
+        parser.error("--former tells what the first run began with; leave out --start")
+    return arguments
 
 
 def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple[Model, str]:
@@ -199,12 +202,14 @@ def write(graph: Graph, spec: ModelSpec, about: About, folder: Path) -> None:
 
 
 def former(path: Path) -> list[str]:
-    """What a card says of the network and of the runs that it learnt in; ValueError where it says nothing."""
-    lines = [line[2:] for line in path.read_text(encoding="utf-8").splitlines()]
-    kept = [line for line in lines if line.startswith("network: ") or " steps, " in line]
-    if len(kept) < 2:
+    """What a card tells of training; ValueError where it tells nothing. Silencing and int8 are done again."""
+    section = (
+        path.read_text(encoding="utf-8").partition("## What it learnt from")[2].partition("##")[0]
+    )
+    lines = [line[2:] for line in section.splitlines() if line.startswith("- ")]
+    if not lines or not lines[0].startswith("network: "):
         raise ValueError(f"{path}: no card of a model, or none that tells what it learnt")
-    return kept
+    return [line for line in lines if not line.startswith(("channels that", "int8: "))]
 
 
 def training(
@@ -225,7 +230,9 @@ def training(
     if config.learns:
         lines.append(f"learnt: `{config.learns}*` alone; everything else is as it was")
     lines += [line_of(*run) for run in runs]
-    return [*lines, f"teacher: {teacher}"] if teacher else lines
+    if teacher and f"teacher: {teacher}" not in lines:
+        lines.append(f"teacher: {teacher}")
+    return lines
 
 
 def line_of(config: Config, state: Mapping[str, object]) -> str:

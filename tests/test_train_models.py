@@ -135,7 +135,7 @@ def test_a_model_that_replaces_its_former_self_keeps_what_that_learnt(made, tmp_
     card = made / "tried-int8.md"
     state = {"progress": {"step": 56}}
     config = make.dataclasses.replace(tried(), batch_statistics=False)
-    network, first, then, teacher = make.training(
+    network, first, teacher, then = make.training(
         [(config, state)], "a teacher", "", make.former(card)
     )
     assert network == "network: slim, from random weights"

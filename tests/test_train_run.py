@@ -264,12 +264,19 @@ def test_teacher_of_other_features_is_refused_where_they_count_and_not_where_not
     assert taught.features == 0 < taught.scores
 
 
-@pytest.mark.parametrize("levels", [(1.0, 2.0), (0.0,) * 4, (1.0, 1.0, 1.0, -1.0)])
-def test_weights_of_other_levels_than_there_are_are_refused(levels):
+def test_weights_of_other_levels_than_there_are_are_refused():
     teacher = Learner(changed(seed=1), CPU).network
-    config = changed(distillation=Distillation(features=1.0, levels=levels))
-    with pytest.raises(ValueError, match=r"levels is \(.*expected none or 4 weights"):
+    config = changed(distillation=Distillation(features=1.0, levels=(1.0, 2.0)))
+    with pytest.raises(ValueError, match=r"levels is \(1\.0, 2\.0\); expected .* of 4 levels"):
         Learner(config, CPU, teacher=teacher)
+
+
+@pytest.mark.parametrize("levels", [(0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (float("inf"), 1.0), ("1",)])
+def test_weights_of_levels_that_weigh_nothing_are_refused(levels):
+    with pytest.raises(ValueError, match=r"levels is \(.*expected numbers from 0 on"):
+        changed(distillation=Distillation(features=1.0, levels=levels))
+    with pytest.raises(ValueError, match="weights of features, which count nothing"):
+        changed(distillation=Distillation(levels=(1.0, 2.0)))
 
 
 def test_looking_at_features_changes_no_weights_and_no_mode():
@@ -458,6 +465,7 @@ def test_muon_moves_every_direction_of_what_mixes_channels_and_adamw_the_rest():
         assert_allclose(move.abs().numpy(), 0.01, rtol=0.01)  # the first step of Adam
     optimizer.zero_grad()
     assert all(p.grad is None for p in network.parameters())
+    make_optimizer(config, depthwise)  # nothing of it mixes channels
 
 
 def test_the_average_follows_the_weights():
@@ -501,6 +509,8 @@ def test_without_statistics_of_batches_norms_keep_what_they_have_seen_and_learn(
     moved = {key for key, value in state["network"].items() if not torch.equal(value, before[key])}
     assert {"base_net.0.0.weight", "base_net.0.1.weight", "base_net.0.1.bias"} <= moved
     assert not [key for key in moved if "running" in key or "num_batches" in key]
+    with pytest.raises(ValueError, match="begins with random weights"):
+        run(changed(batch_statistics=False))
 
 
 def test_a_name_of_nothing_cannot_learn():

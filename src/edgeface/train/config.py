@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,7 @@ class Config:
         for stage in self.stages:
             if min(*stage.size, stage.batch) < 1 or not stage.epochs > 0:
                 raise ValueError(f"config: a stage needs a size, epochs and a batch: {stage}")
+        _check_levels(self.distillation)
         if not 0 <= self.held_out < 1:
             raise ValueError(f"config: held_out is {self.held_out}; expected 0 to below 1")
 
@@ -104,6 +106,20 @@ class Config:
     def size(self) -> tuple[int, int]:
         """Of the model's input: the last stage's."""
         return self.stages[-1].size
+
+
+def _check_levels(distillation: Distillation) -> None:
+    levels = distillation.levels
+    if not levels:
+        return
+    if not distillation.features > 0:
+        raise ValueError("config: distillation.levels are weights of features, which count nothing")
+    if not all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in levels) or not any(
+        levels
+    ):
+        raise ValueError(
+            f"config: distillation.levels is {levels}; expected numbers from 0 on, not all of them 0"
+        )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

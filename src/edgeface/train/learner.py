@@ -71,7 +71,7 @@ class Learner:
         # BatchNorms that stay as they are do not follow batches either.
         self.network.train(self.config.batch_statistics and not self.config.learns)
         cost = self._cost(images, targets)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         cost.total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
@@ -164,9 +164,9 @@ def _check_features(network: Detector, teacher: Detector, config: Config) -> Non
             f"{shapes[0]} (channels, height, width) in a 64x64 input and the teacher of {shapes[1]}; set it to 0"
         )
     levels = config.distillation.levels
-    if levels and (len(levels) != len(shapes[0]) or min(levels) < 0 or not sum(levels) > 0):
+    if levels and len(levels) != len(shapes[0]):
         raise ValueError(
-            f"distillation.levels is {levels}; expected none or {len(shapes[0])} weights from 0 on, of which one counts"
+            f"distillation.levels is {levels}; expected none or a weight for each of {len(shapes[0])} levels"
         )
 
 

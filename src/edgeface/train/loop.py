@@ -64,8 +64,12 @@ def train(
 
     Raises:
         DataError: The loss is not finite; it names the images.
-        ValueError: The checkpoint to resume from is of another run.
+        ValueError: The checkpoint to resume from is of another run, or this one lacks weights to begin with.
     """
+    if start is None and not resume and not config.batch_statistics:
+        raise ValueError(
+            "config: batch_statistics is False, but the run begins with random weights, whose BatchNorms have seen nothing"
+        )
     order = Order(samples, config)
     schedule = Schedule(config, len(order), hours)
     if start is not None and settles:

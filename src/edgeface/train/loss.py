@@ -119,9 +119,9 @@ def feature_loss(
         wanted = theirs.float()
         distance = (ours.float() - wanted).square().mean()
         parts.append(distance / wanted.square().mean().clamp(min=1e-6))
-    distances = torch.stack(parts)
-    weights = distances.new_tensor(levels or [1.0] * len(parts))
-    return (weights * distances).sum() / weights.sum()
+    weights = levels or [1.0] * len(parts)
+    weighted = [weight * part for weight, part in zip(weights, parts)]
+    return torch.stack(weighted).sum() / sum(weights)
 
 
 def _smooth_l1(said: Tensor, wanted: Tensor, where: Tensor) -> Tensor:

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer | Muon:
-    """Of the parameters that learn. Weights of convolutions decay; biases and BatchNorm do not."""
+    """Of the parameters that learn. Weights of convolutions decay; biases and BatchNorm do not.
+
+    Raises:
+        ValueError: This PyTorch has no such optimizer.
+    """
     learning = [p for p in network.parameters() if p.requires_grad]
     if config.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"config: muon needs PyTorch 2.9 or later; this is {torch.__version__}"
+            )
         return Muon(learning, config)
     if config.optimizer == "adamw":
         return _adamw(learning, config)
@@ -50,8 +58,9 @@ class Muon:
         self._weights = [p for p in learning if p.ndim == 4 and p.shape[1] > 1]
         mixing = set(map(id, self._weights))
         self._matrices = [nn.Parameter(_matrix(p.detach())) for p in self._weights]
+        assert all(m.data_ptr() == w.data_ptr() for m, w in zip(self._matrices, self._weights))
         muon = torch.optim.Muon(
-            self._matrices,
+            [{"params": self._matrices}],
             config.learning_rate,
             weight_decay=config.weight_decay,
             adjust_lr_fn="match_rms_adamw",
@@ -63,10 +72,10 @@ class Muon:
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self._parts for group in part.param_groups]
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
         for weight in self._weights:
             weight.grad = None
-        self._parts[1].zero_grad(set_to_none)
+        self._parts[1].zero_grad()
 
     def step(self) -> None:
         for weight, matrix in zip(self._weights, self._matrices):
@@ -83,5 +92,5 @@ class Muon:
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """(out, taps * in): of weights in channels-last order the same memory."""
+    """(out, taps * in): the same memory, as weights of a Learner are in channels-last order."""
     return weight.permute(0, 2, 3, 1).flatten(1)
