@@ -202,14 +202,14 @@ def write(graph: Graph, spec: ModelSpec, about: About, folder: Path) -> None:
 
 
 def former(path: Path) -> list[str]:
-    """What a card tells of training; ValueError where it tells nothing. Silencing and int8 are done again."""
+    """What a card tells of training; ValueError where it tells nothing. Only int8 is made again."""
     section = (
         path.read_text(encoding="utf-8").partition("## What it learnt from")[2].partition("##")[0]
     )
     lines = [line[2:] for line in section.splitlines() if line.startswith("- ")]
     if not lines or not lines[0].startswith("network: "):
         raise ValueError(f"{path}: no card of a model, or none that tells what it learnt")
-    return [line for line in lines if not line.startswith(("channels that", "int8: "))]
+    return [line for line in lines if not line.startswith("int8: ")]
 
 
 def training(
