@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "memory.h"
@@ -264,7 +263,7 @@ void Plan::hire(std::vector<Image> images) {
         const StageChain& chain = chains_[number];
         int together = 1;
         for (int i = chain.first; i <= chain.last; ++i)
-            together = std::lcm(together, stages_[size_of(i)].step->together());
+            together = std::max(together, stages_[size_of(i)].step->together());
         for (int i = chain.last; i >= chain.first; --i) {
             Stage& stage = stages_[size_of(i)];
             const Shape& shape = images[size_of(stage.output)].shape;

@@ -103,8 +103,8 @@ class Step {
         const Rows read = reads({0, rows});
         return read.end - read.begin;
     }
-    // So many rows at a time take less than one by one: rows given to run() begin with a multiple of it, and
-    // end with one or with the image.
+    // So many rows at a time take less than one by one, a power of two: rows given to run() begin with a
+    // multiple of it, and end with one or with the image.
     virtual int together() const { return 1; }
     // Bytes that run() needs, for every thread its own.
     virtual std::size_t scratch() const { return 0; }
