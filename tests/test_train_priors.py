@@ -330,7 +330,7 @@ def test_the_distance_of_features_is_relative_to_the_teacher_at_every_level():
     teacher = [random.normal(size=(2, 3, 4, 5)), 100 * random.normal(size=(2, 3, 2, 2))]
     student = [random.normal(size=level.shape) for level in teacher]
     levels = [((s - t) ** 2).sum() / (t**2).sum() for s, t in zip(student, teacher)]
-    one, other = (list(map(torch.tensor, values)) for values in (student, teacher))
-    assert_allclose(float(feature_loss(one, other)), np.mean(levels), rtol=1e-5)
-    weighted = feature_loss(one, other, (3.0, 1.0))
-    assert_allclose(float(weighted), np.average(levels, weights=(3, 1)), rtol=1e-5)
+    found = feature_loss(
+        [torch.tensor(level) for level in student], [torch.tensor(level) for level in teacher]
+    )
+    assert_allclose(float(found), np.mean(levels), rtol=1e-5)

@@ -264,21 +264,6 @@ def test_teacher_of_other_features_is_refused_where_they_count_and_not_where_not
     assert taught.features == 0 < taught.scores
 
 
-def test_weights_of_other_levels_than_there_are_are_refused():
-    teacher = Learner(changed(seed=1), CPU).network
-    config = changed(distillation=Distillation(features=1.0, levels=(1.0, 2.0)))
-    with pytest.raises(ValueError, match=r"levels is \(1\.0, 2\.0\); expected .* of 4 levels"):
-        Learner(config, CPU, teacher=teacher)
-
-
-@pytest.mark.parametrize("levels", [(0.0,) * 4, (1.0, 1.0, 1.0, -1.0), (float("inf"), 1.0), ("1",)])
-def test_weights_of_levels_that_weigh_nothing_are_refused(levels):
-    with pytest.raises(ValueError, match=r"levels is \(.*expected numbers from 0 on"):
-        changed(distillation=Distillation(features=1.0, levels=levels))
-    with pytest.raises(ValueError, match="weights of features, which count nothing"):
-        changed(distillation=Distillation(levels=(1.0, 2.0)))
-
-
 def test_looking_at_features_changes_no_weights_and_no_mode():
     teacher = Learner(changed(seed=1), CPU).network
     before = {key: value.clone() for key, value in teacher.state_dict().items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,6 @@ class Distillation:
     scores: float = 1.0  # weights of the losses
     boxes: float = 1.0
     features: float = 0.0  # of what its heads look at; above 0 both need the same shapes of it
-    levels: tuple[float, ...] = ()  # ... by which weight each level's count; empty: all alike
     temperature: float = 1.0
     confident: float = 0.3  # the teacher's score from which its boxes count
     spare: float = 0.5  # ... from which a prior without a face is no negative: labels miss some
@@ -93,7 +91,6 @@ class Config:
         for stage in self.stages:
             if min(*stage.size, stage.batch) < 1 or not stage.epochs > 0:
                 raise ValueError(f"config: a stage needs a size, epochs and a batch: {stage}")
-        _check_levels(self.distillation)
         if not 0 <= self.held_out < 1:
             raise ValueError(f"config: held_out is {self.held_out}; expected 0 to below 1")
 
@@ -106,20 +103,6 @@ class Config:
     def size(self) -> tuple[int, int]:
         """Of the model's input: the last stage's."""
         return self.stages[-1].size
-
-
-def _check_levels(distillation: Distillation) -> None:
-    levels = distillation.levels
-    if not levels:
-        return
-    if not distillation.features > 0:
-        raise ValueError("config: distillation.levels are weights of features, which count nothing")
-    if not all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in levels) or not any(
-        levels
-    ):
-        raise ValueError(
-            f"config: distillation.levels is {levels}; expected numbers from 0 on, not all of them 0"
-        )
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

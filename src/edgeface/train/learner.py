@@ -95,7 +95,7 @@ class Learner:
                 *distillation_loss(
                     heads, teacher, temperature=options.temperature, confident=options.confident
                 ),
-                feature_loss(features, wanted, options.levels)
+                feature_loss(features, wanted)
                 if options.features > 0
                 else heads.scores.new_zeros(()),
             )
@@ -156,17 +156,12 @@ def _load(network: nn.Module, start: nn.Module, config: Config) -> None:
 
 
 def _check_features(network: Detector, teacher: Detector, config: Config) -> None:
-    """Raises ValueError where those that a loss would compare have other shapes, or not as many weights."""
+    """Raises ValueError where those that a loss would compare have other shapes."""
     shapes = [_feature_shapes(one, network) for one in (network, teacher)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"distillation.features is {config.distillation.features}, but {config.network} has features of "
             f"{shapes[0]} (channels, height, width) in a 64x64 input and the teacher of {shapes[1]}; set it to 0"
-        )
-    levels = config.distillation.levels
-    if levels and len(levels) != len(shapes[0]):
-        raise ValueError(
-            f"distillation.levels is {levels}; expected none or a weight for each of {len(shapes[0])} levels"
         )
 
 

@@ -107,10 +107,8 @@ def _where_sure(said: Tensor, wanted: Tensor, face: Tensor, confident: float) ->
     return (distance.sum(-1) * weight).sum() / weight.sum().clamp(min=1)
 
 
-def feature_loss(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], levels: Sequence[float] = ()
-) -> Tensor:
-    """Squared distance of what the heads look at over its mean square, the mean of all levels by those weights.
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared distance of what the heads look at over its mean square, the mean of all levels.
 
     "FitNets" (arXiv 1412.6550, section 2.2), without their regressor: student and teacher are of one shape.
     """
@@ -119,9 +117,7 @@ def feature_loss(
         wanted = theirs.float()
         distance = (ours.float() - wanted).square().mean()
         parts.append(distance / wanted.square().mean().clamp(min=1e-6))
-    weights = levels or [1.0] * len(parts)
-    weighted = [weight * part for weight, part in zip(weights, parts)]
-    return torch.stack(weighted).sum() / sum(weights)
+    return torch.stack(parts).mean()
 
 
 def _smooth_l1(said: Tensor, wanted: Tensor, where: Tensor) -> Tensor:
