@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgeface import convert, evaluation, model, quantization
 from edgeface.cli.console import Console
@@ -20,6 +20,7 @@ from edgeface.evaluation import precision
 from edgeface.evaluation.figures import INPUT
 from edgeface.quantization.pictures import Pictures
 from edgeface.train import checkpoint
+from edgeface.train.config import to_dict
 from edgeface.train.export import export
 
 if TYPE_CHECKING:
@@ -54,13 +55,18 @@ def main() -> int:
     precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, f"{arguments.name}.tmfile")
-        export(arguments.checkpoint, exported, silences=arguments.silence)
+        weights = arguments.checkpoint
+        if arguments.mean_with:
+            weights = mean_of(config, state, arguments.mean_with, Path(folder, "mean.pt"))
+        export(weights, exported, silences=arguments.silence)
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
     learnt = [*training(runs, arguments.teacher, arguments.start, before), recipe]
+    if arguments.mean_with:
+        learnt.insert(-1, "weights: the mean of those that the last run began and ended with")
     if arguments.silence:
         learnt.insert(
             -1,
@@ -101,6 +107,12 @@ def parsed() -> argparse.Namespace:
         metavar="CARD",
         help="of the model that the first run began with and that this is to replace",
     )
+    parser.add_argument(
+        "--mean-with",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="that the last run began with and kept the statistics of, whose weights count as much as its own",
+    )
     parser.add_argument("--silence", action="store_true", help="as of `edgeface train export`")
     parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
     parser.add_argument(
@@ -118,6 +130,23 @@ def parsed() -> argparse.Namespace:
     if arguments.former and arguments.start:
         parser.error("--former tells what the first run began with; leave out --start")
     return arguments
+
+
+def mean_of(config: Config, state: Mapping[str, Any], other: Path, target: Path) -> Path:
+    """A checkpoint of mean weights, of a run's and of what it began with; ValueError where those are others.
+
+    "Robust fine-tuning of zero-shot models", arXiv 2109.01903.
+    """
+    _, began = checkpoint.read(other)
+    ended, before = (one["state_dict"] for one in (state, began))
+    if ended.keys() != before.keys():
+        raise ValueError(f"{other}: of another network than the checkpoint that it is the start of")
+    mean = {
+        key: (value + before[key]) / 2 if value.is_floating_point() else value
+        for key, value in ended.items()
+    }
+    checkpoint.write(target, {**state, "config": to_dict(config), "state_dict": mean})
+    return target
 
 
 def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple[Model, str]:

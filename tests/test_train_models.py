@@ -149,6 +149,22 @@ def test_a_model_that_replaces_its_former_self_keeps_what_that_learnt(made, tmp_
         make.former(empty)
 
 
+def test_weights_may_be_the_mean_of_what_a_run_began_and_ended_with(checkpoint, tmp_path):
+    config, state = make.checkpoint.read(checkpoint)
+    began = {key: 3 * value + 1 for key, value in state["state_dict"].items()}
+    whole = {**state, "config": make.to_dict(config)}
+    other = tmp_path / "other.pt"
+    make.checkpoint.write(other, {**whole, "state_dict": began})
+    mean = make.mean_of(config, state, other, tmp_path / "mean.pt")
+    found = make.checkpoint.read(mean)[1]["state_dict"]
+    for key, value in state["state_dict"].items():
+        wanted = 2 * value + 0.5 if value.is_floating_point() else value
+        torch.testing.assert_close(found[key], wanted)
+    make.checkpoint.write(other, {**whole, "state_dict": {"weight": torch.ones(1)}})
+    with pytest.raises(ValueError, match=r"other\.pt: of another network"):
+        make.mean_of(config, state, other, mean)
+
+
 def test_a_card_has_every_precision_resize_and_convention(made):
     table = (made / "tried-int8.md").read_text().split("## AP\n")[1].split("##")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
