@@ -64,14 +64,14 @@ def main() -> int:
         measured = measure(opened, arguments.data)
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
-    learnt = [*training(runs, arguments.teacher, arguments.start, before), recipe]
+    learnt = training(runs, arguments.teacher, arguments.start, before)
     if arguments.mean_with:
-        learnt.insert(-1, "weights: the mean of those that the last run began and ended with")
+        learnt.append("weights: the mean of those that the last run began and ended with")
     if arguments.silence:
-        learnt.insert(
-            -1,
-            "channels that hardly varied in training are silenced (`edgeface train export --silence`)",
+        learnt.append(
+            "channels that hardly varied in training are silenced (`edgeface train export --silence`)"
         )
+    learnt.append(recipe)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"

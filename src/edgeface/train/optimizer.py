@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from .config import Config
 
@@ -31,15 +31,14 @@ def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer 
     return torch.optim.SGD(_groups(learning, config), config.learning_rate, config.momentum)
 
 
-def _groups(learning: Iterable[nn.Parameter], config: Config) -> list[dict[str, Any]]:
-    learning = list(learning)
+def _groups(learning: Sequence[nn.Parameter], config: Config) -> list[dict[str, Any]]:
     return [
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
 
-def _adamw(learning: Iterable[nn.Parameter], config: Config) -> torch.optim.Optimizer:
+def _adamw(learning: Sequence[nn.Parameter], config: Config) -> torch.optim.Optimizer:
     groups = _groups(learning, config)
     return torch.optim.AdamW(groups, config.learning_rate, betas=(config.momentum, 0.999))
 
@@ -53,8 +52,7 @@ class Muon:
     features from random weights came as far in 2,080 steps as by AdamW in 2,480.
     """
 
-    def __init__(self, learning: Iterable[nn.Parameter], config: Config) -> None:
-        learning = list(learning)
+    def __init__(self, learning: Sequence[nn.Parameter], config: Config) -> None:
         self._weights = [p for p in learning if p.ndim == 4 and p.shape[1] > 1]
         mixing = set(map(id, self._weights))
         self._matrices = [nn.Parameter(_matrix(p.detach())) for p in self._weights]
@@ -65,7 +63,7 @@ class Muon:
             weight_decay=config.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        rest = _adamw((p for p in learning if id(p) not in mixing), config)
+        rest = _adamw([p for p in learning if id(p) not in mixing], config)
         self._parts = (muon, rest)
 
     @property
