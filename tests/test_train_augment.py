@@ -71,6 +71,11 @@ def drawn(images, plan, size=SIZE):
     return pictures.draw(images, [plan], input_spec(size))[0, 0].numpy()
 
 
+def planned(samples, index, augmentation, seed, *, size=SIZE):
+    others = np.arange(len(samples))
+    return augment.plan(samples, index, size, augmentation, seed, others=others)
+
+
 # --- Geometry ------------------------------------------------------------------------------------------
 
 
@@ -81,7 +86,7 @@ def test_faces_are_where_their_pixels_are(kind):
     augmentation = dataclasses.replace(PLAIN, **chances, max_expand=1.5, mosaic_sides=(2,))
     checked = 0
     for seed in range(30):
-        plan = augment.plan(samples, seed % len(samples), SIZE, augmentation, (seed,))
+        plan = planned(samples, seed % len(samples), augmentation, (seed,))
         plan = dataclasses.replace(plan, fill=np.zeros(3, np.float32))
         image = drawn(images, plan)
         shown = np.zeros(image.shape, bool)
@@ -99,7 +104,7 @@ def test_landmarks_keep_their_side_when_mirrored():
     mirrored = 0
     for seed in range(40):
         augmentation = dataclasses.replace(PLAIN, mosaic=0, expand=0, crop=0)
-        plan = augment.plan(samples, seed % len(samples), SIZE, augmentation, (seed,))
+        plan = planned(samples, seed % len(samples), augmentation, (seed,))
         image = drawn(images, plan)
         is_mirrored = plan.parts[0].mirrored
         mirrored += is_mirrored
@@ -116,16 +121,31 @@ def test_landmarks_keep_their_side_when_mirrored():
 def test_a_plan_depends_on_its_seed_and_image_alone():
     samples, _ = painted()
     one, again, other = (
-        augment.plan(samples, 3, SIZE, Augmentation(), seed) for seed in ((1, 2), (1, 2), (1, 3))
+        planned(samples, 3, Augmentation(), seed) for seed in ((1, 2), (1, 2), (1, 3))
     )
     for field in dataclasses.fields(Plan):
         assert_array_equal(getattr(one, field.name), getattr(again, field.name))
     assert one.parts != other.parts or (one.colour != other.colour).any()
 
 
+def test_a_mosaic_has_its_image_once_and_else_those_that_it_may_take():
+    samples, _ = painted()
+    mosaic = dataclasses.replace(NONE, mosaic=1, mosaic_sides=(3,))
+    taken = np.zeros(len(samples), int)
+    for seed in range(50):
+        plan = augment.plan(samples, 0, SIZE, mosaic, (seed,), others=np.array([1, 1, 1, 2]))
+        shown = np.bincount([part.index for part in plan.parts], minlength=len(samples))
+        assert shown[0] == 1
+        taken += shown
+    assert taken[1] + taken[2] == 8 * 50
+    assert (
+        0.65 < taken[1] / (8 * 50) < 0.85
+    )  # three quarters, within more than four deviations (.0217)
+
+
 def test_without_augmentation_it_is_the_whole_image():
     samples, _ = painted()
-    plan = augment.plan(samples, 2, SIZE, NONE, (0,))
+    plan = planned(samples, 2, NONE, (0,))
     assert plan.parts == (Part(2, (0, 0, *samples[2].size), (0, 0, *SIZE), mirrored=False),)
     assert_array_equal(plan.colour, np.eye(3, 4))
 
@@ -159,7 +179,7 @@ def test_what_is_ignored_stays_ignored():
 def test_a_crop_shows_part_of_a_face_where_there_is_one():
     sample = make_sample((400, 300), [(350, 20, 370, 40)])
     augmentation = dataclasses.replace(PLAIN, mosaic=0, expand=0, crop=1, min_crop=0.3)
-    parts = [augment.plan([sample], 0, SIZE, augmentation, (i,)).parts[0] for i in range(50)]
+    parts = [planned([sample], 0, augmentation, (i,)).parts[0] for i in range(50)]
     widths = [part.source[2] - part.source[0] for part in parts]
     assert min(widths) < 200  # they are crops
     for part in parts:
@@ -172,7 +192,7 @@ def test_a_crop_shows_part_of_a_face_where_there_is_one():
 def test_images_without_faces_can_be_augmented():
     sample = make_sample((64, 48), [])
     for seed in range(20):
-        plan = augment.plan([sample], 0, SIZE, Augmentation(), (seed,))
+        plan = planned([sample], 0, Augmentation(), (seed,))
         assert plan.boxes.shape == (0, 4)
         assert plan.landmarks.shape == (0, 5, 2)
 
@@ -193,7 +213,7 @@ def test_without_saturation_an_image_is_its_luma():
 def test_colours_are_drawn_as_planned():
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     images = pictures.Pictures([[torch.from_numpy(image)]])
-    plan = augment.plan([make_sample((40, 30), [])], 0, (40, 30), NONE, (0,))
+    plan = planned([make_sample((40, 30), [])], 0, NONE, (0,), size=(40, 30))
     colour = np.float32([[0.5, 0.2, 0, 9], [0, 1.5, 0, -20], [0.1, 0.1, 0.8, 0]])
     plan = dataclasses.replace(plan, colour=colour)
     spec = input_spec((40, 30), channels="rgb", mean=(1.0, 2.0, 3.0), scale=(0.5, 0.25, 2.0))
@@ -211,7 +231,7 @@ def test_a_whole_image_looks_as_it_does_to_a_detector(size):
     """Shrunk by at most 2, or enlarged."""
     image = reference.picture(179, 199)
     images = pictures.Pictures([[torch.from_numpy(image)]])
-    plan = augment.plan([make_sample((199, 179), [])], 0, size, NONE, (0,))
+    plan = planned([make_sample((199, 179), [])], 0, NONE, (0,), size=size)
     spec = input_spec(size, channels="rgb", mean=(127.0,) * 3, scale=(1 / 128,) * 3)
     found = pictures.draw(images, [plan], spec)
     core = reference.core_spec(width=size[0], height=size[1])
@@ -228,7 +248,7 @@ def test_a_fine_pattern_does_not_alias_when_shrunk_a_lot(tmp_path):
     cv2.imwrite(str(tmp_path / "fine.png"), image)
     sample = dataclasses.replace(make_sample((256, 256), []), encoded=Source(tmp_path / "fine.png"))
     images = pictures.decode_pictures([sample])
-    plan = augment.plan([sample], 0, (64, 64), NONE, (0,))
+    plan = planned([sample], 0, NONE, (0,), size=(64, 64))
     shrunk = pictures.draw(images, [plan], input_spec((64, 64)))
     assert (shrunk - 127.5).abs().max() <= 1
 

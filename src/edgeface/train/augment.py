@@ -83,14 +83,16 @@ def plan(
     size: tuple[int, int],
     augmentation: Augmentation,
     seed: Sequence[int],
+    *,
+    others: NDArray[np.intp],
 ) -> Plan:
-    """An input of (width, height) around image `index`; a mosaic takes others from `samples`, too."""
+    """An input of (width, height) around image `index`; what else a mosaic has is of the images `others`."""
     random = np.random.default_rng([*seed, index])
     cells = _layout(size, augmentation, random)
     crop = augmentation.crop if len(cells) == 1 else augmentation.crop / 2
     parts = []
     for number, cell in enumerate(cells):
-        chosen = index if number == 0 else int(random.integers(len(samples)))
+        chosen = index if number == 0 else int(others[random.integers(len(others))])
         source = (0, 0, *samples[chosen].size)
         if random.random() < crop:
             source = _crop(samples[chosen], augmentation, random)

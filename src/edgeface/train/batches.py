@@ -30,16 +30,17 @@ class Order:
             max([1, *(n for part, n in config.repeat.items() if part in sample.name)])
             for sample in samples
         ]
-        self._indexes = np.repeat(np.arange(len(samples)), counts)
+        # Mosaics draw from them, too: an image that is seen more often would else be rare among small faces.
+        self.indexes = np.repeat(np.arange(len(samples)), counts)
         self._epoch: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
-        return len(self._indexes)
+        return len(self.indexes)
 
     def epoch(self, number: int) -> Any:
         if self._epoch[0] != number:
             random = np.random.default_rng([self.seed, number])
-            self._epoch = (number, random.permutation(self._indexes))
+            self._epoch = (number, random.permutation(self.indexes))
         return self._epoch[1]
 
 
@@ -61,8 +62,10 @@ class _Batches(torch.utils.data.Dataset):
         return at, plans, Targets(*map(torch.stack, zip(*map(self._targets, plans))))
 
     def _plan(self, index: int, seed: tuple[int, int, int]) -> Plan:
-        stage = self.stage
-        return augment.plan(self.order.samples, index, stage.size, stage.augmentation, seed)
+        stage, order = self.stage, self.order
+        return augment.plan(
+            order.samples, index, stage.size, stage.augmentation, seed, others=order.indexes
+        )
 
     def _targets(self, plan: Plan) -> Targets:
         size = np.array(self.stage.size, np.float32)
