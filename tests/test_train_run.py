@@ -508,8 +508,12 @@ def test_without_statistics_of_batches_norms_keep_what_they_have_seen_and_learn(
     moved = {key for key, value in state["network"].items() if not torch.equal(value, before[key])}
     assert {"base_net.0.0.weight", "base_net.0.1.weight", "base_net.0.1.bias"} <= moved
     assert not [key for key in moved if "running" in key or "num_batches" in key]
-    with pytest.raises(ValueError, match="begins with random weights"):
-        run(changed(batch_statistics=False))
+
+
+@pytest.mark.parametrize("values", [{"batch_statistics": False}, {"learns": "base_net."}])
+def test_what_keeps_parts_as_they_are_does_not_begin_with_random_weights(run, values):
+    with pytest.raises(ValueError, match=f"{next(iter(values))} is .* begins with random weights"):
+        run(changed(**values))
 
 
 def test_a_name_of_nothing_cannot_learn():

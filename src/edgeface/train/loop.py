@@ -66,10 +66,8 @@ def train(
         DataError: The loss is not finite; it names the images.
         ValueError: The checkpoint to resume from is of another run, or this one lacks weights to begin with.
     """
-    if start is None and not resume and not config.batch_statistics:
-        raise ValueError(
-            "config: batch_statistics is False, but the run begins with random weights, whose BatchNorms have seen nothing"
-        )
+    if start is None and not resume:
+        _check_random(config)
     order = Order(samples, config)
     schedule = Schedule(config, len(order), hours)
     if start is not None and settles:
@@ -101,6 +99,18 @@ def train(
             if ends_epoch or clock.is_due(config.checkpoint_minutes) or schedule.is_done(progress):
                 window.check()
                 _save(output / CHECKPOINT, config, learner, progress)
+
+
+def _check_random(config: Config) -> None:
+    """Raises ValueError where random weights are nothing to begin with."""
+    if not config.batch_statistics:
+        raise ValueError(
+            "config: batch_statistics is False, but the run begins with random weights, whose BatchNorms have seen nothing"
+        )
+    if config.learns:
+        raise ValueError(
+            f"config: learns is {config.learns!r}, but the run begins with random weights, and all others would stay so"
+        )
 
 
 def _first_images(

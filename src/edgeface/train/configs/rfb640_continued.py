@@ -16,6 +16,9 @@ from edgeface.train.augment import Augmentation
 from edgeface.train.config import Stage
 from edgeface.train.configs import rfb640
 
+(stage,) = rfb640.config.stages
+smaller = dataclasses.replace(stage.augmentation, mosaic=0.5, mosaic_sides=(2, 3, 4), min_face=4.0)
+
 config = dataclasses.replace(
     rfb640.config,
     stages=(
@@ -28,14 +31,7 @@ config = dataclasses.replace(
                 mosaic=0.4, mosaic_sides=(2,), expand=0.1, crop=0.4, min_face=4.0
             ),
         ),
-        Stage(
-            size=(640, 480),
-            epochs=1.5,
-            batch=8,
-            augmentation=Augmentation(
-                mosaic=0.5, mosaic_sides=(2, 3, 4), expand=0.05, crop=0.25, min_face=4.0
-            ),
-        ),
+        dataclasses.replace(stage, epochs=1.5, augmentation=smaller),
     ),
     optimizer="muon",
     batch_statistics=False,
