@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import EPSILON
+from .depthwise import Depthwise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,8 @@ def depthwise_separable(
 ) -> nn.Sequential:
     """3x3 on each channel, then 1x1 across them; BatchNorm and ReLU behind each (MobileNet)."""
     return nn.Sequential(
-        *conv_norm(before, before, 3, stride, groups=before),
+        Depthwise(before, stride, bias=False),
+        _norm(before),
         relu(slope),
         *conv_norm(before, after, 1),
         relu(slope),
@@ -59,11 +61,15 @@ def depthwise_separable(
 
 
 def conv_norm(
-    before: int, after: int, kernel: int, stride: int = 1, *, dilation: int = 1, groups: int = 1
+    before: int, after: int, kernel: int, stride: int = 1, *, dilation: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     pad = dilation * (kernel // 2)
-    conv = nn.Conv2d(before, after, kernel, stride, pad, dilation, groups, bias=False)
-    return conv, nn.BatchNorm2d(after, eps=EPSILON, momentum=_MOMENTUM)
+    conv = nn.Conv2d(before, after, kernel, stride, pad, dilation, bias=False)
+    return conv, _norm(after)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=_MOMENTUM)
 
 
 def relu(slope: float) -> nn.Module:

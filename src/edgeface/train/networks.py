@@ -15,6 +15,7 @@ from torch.nn import functional
 from ..networks.ultraface import LAYERS, LEVELS, RFB_LAYER
 from . import retinaface
 from .blocks import Detector, Heads, conv_norm, conv_norm_relu, depthwise_separable, rows
+from .depthwise import Depthwise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,7 +130,7 @@ def _features(layers: Sequence[nn.Module], image: Tensor) -> list[Tensor]:
 def separable(before: int, after: int, stride: int = 1) -> nn.Sequential:
     """3x3 on each channel, ReLU, 1x1 across them; with bias, without BatchNorm."""
     return nn.Sequential(
-        nn.Conv2d(before, before, 3, stride, 1, groups=before),
+        Depthwise(before, stride),
         nn.ReLU(inplace=True),
         nn.Conv2d(before, after, 1),
     )
