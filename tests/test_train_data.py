@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -236,11 +237,11 @@ def wider(tmp_path):
     return tmp_path
 
 
-def check_wider(dataset, root):
+def check_wider(dataset, root, split="train"):
     assert dataset.format == "wider"
     a, none, b = dataset
     assert [s.name for s in (a, none, b)] == [
-        f"{root}/WIDER_train/images/{name}.jpg" for name in WIDER_NAMES
+        f"{root}/WIDER_{split}/images/{name}.jpg" for name in WIDER_NAMES
     ]
     assert [s.size for s in (a, none, b)] == [(60, 50), (61, 50), (62, 50)]
     assert_array_equal(a.boxes, [[8, 8, 32, 38], [1, 2, 21, 2]])
@@ -257,6 +258,23 @@ def check_wider(dataset, root):
 def test_wider_text_has_boxes_flags_and_images_without_faces(wider):
     check_wider(open_dataset(wider), wider)
     check_wider(open_dataset(wider / "wider_face_split" / "wider_face_train_bbx_gt.txt"), wider)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_wider_images_find_the_labels_of_their_split_beside_them(wider, monkeypatch, split):
+    images, labels = wider / f"WIDER_{split}", wider / "wider_face_split"
+    if split == "val":
+        shutil.copytree(wider / "WIDER_train", images)
+        (labels / "wider_face_val_bbx_gt.txt").write_text(WIDER_TEXT)
+    check_wider(open_dataset(images), wider, split)
+    monkeypatch.chdir(images)
+    check_wider(open_dataset(Path()), wider, split)
+
+
+def test_wider_images_without_labels_of_their_split_are_no_data_set(wider):
+    (wider / "WIDER_train").rename(wider / "WIDER_val")
+    with pytest.raises(DataError, match="no data set found"):
+        open_dataset(wider / "WIDER_val")
 
 
 def cell(items):

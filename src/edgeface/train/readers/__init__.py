@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ...errors import DataError
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 # In the order they are looked for, and what for.
 FORMATS = {
     "edgeface": f"a .tar or folder with {ANNOTATIONS}",
-    "wider": "wider_face_train_bbx_gt.txt or wider_face_train.mat, also in wider_face_split/",
+    "wider": "wider_face_train_bbx_gt.txt or wider_face_train.mat, also in wider_face_split/, or beside WIDER_train/",
     "label": "label.txt",
     "voc": "Annotations/*.xml",
     "coco": "a .json, or one alone in the folder or in annotations/",
 }
-WIDER = ("wider_face_train_bbx_gt.txt", "wider_face_train.mat")
+WIDER = ("wider_face_{}_bbx_gt.txt", "wider_face_{}.mat")
 
 
 def open_dataset(
@@ -71,10 +72,9 @@ def _found(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Path]]:
 def _in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
     if (folder / ANNOTATIONS).is_file():
         yield "edgeface", folder
-    for name in WIDER:
-        for labels in (folder / name, folder / "wider_face_split" / name):
-            if labels.is_file():
-                yield "wider", labels
+    for labels in _wider_labels(folder):
+        if labels.is_file():
+            yield "wider", labels
     if (folder / "label.txt").is_file():
         yield "label", folder / "label.txt"
     if voc_annotations(folder):
@@ -83,6 +83,18 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
         files = sorted(place.glob("*.json"))
         if len(files) == 1:
             yield "coco", files[0]
+
+
+def _wider_labels(folder: Path) -> Iterator[Path]:
+    """Where labels of WIDER FACE may be: its archives unpack to wider_face_split/ and a folder of images beside it."""
+    for name in WIDER:
+        yield folder / name.format("train")
+        yield folder / "wider_face_split" / name.format("train")
+    images = folder.absolute()  # "." has no name
+    split = re.fullmatch(r"WIDER_(train|val)", images.name)
+    if split:
+        for name in WIDER:
+            yield images.parent / "wider_face_split" / name.format(split[1])
 
 
 def _by_name(file: Path) -> Iterator[tuple[str, Path]]:
