@@ -177,6 +177,9 @@ def test_bundled_runs_load_and_come_back_from_plain_values(name):
         ("landmarks=True", lambda c: c.landmarks is True),
         ("distillation.boxes=0", lambda c: c.distillation.boxes == 0),
         ("stages.0.batch=16", lambda c: c.stages[0].batch == 16),
+        ("stages.0.epochs=0.5", lambda c: c.stages[0].epochs == 0.5),  # SMALL has the int 2 there
+        ("stages.0.size.1=96", lambda c: c.size == (64, 96)),
+        ("milestones.0=0", lambda c: c.milestones == (0.0, 150 / 200)),
         ("stages.0.augmentation.mosaic=0.5", lambda c: c.stages[0].augmentation.mosaic == 0.5),
         ("stages.0.size=(96,64)", lambda c: c.size == (96, 64)),
     ],
@@ -197,6 +200,8 @@ def test_one_value_of_a_run_can_be_changed(text, found):
         ("seed=x", "expected int"),
         ("seed=1.5", "expected int"),
         ("landmarks=1", "expected bool"),
+        ("kind=slim", "no 'kind'"),
+        ("distillation=0", "distillation=0: expected Distillation"),
         ("network=yolo", "'yolo'; expected slim or rfb or retinaface-mobilenet0.25 or"),
         ("optimizer=lion", "expected sgd or adamw or muon"),
         ("stages=()", "stages is empty"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .augment import Augmentation
 from .networks import NETWORKS
@@ -141,36 +142,38 @@ def override(config: Config, text: str) -> Config:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r}: expected KEY=VALUE")
-    changed = _replaced(config, key.split("."), value, key)
+    changed = _replaced(config, Config, key.split("."), value, key)
     assert isinstance(changed, Config)
     return changed
 
 
-def _replaced(owner: Any, path: list[str], text: str, key: str) -> Any:
-    """A copy of a dataclass or a tuple of them with the value at `path` from `text`."""
+def _replaced(owner: Any, kind: Any, path: list[str], text: str, key: str) -> Any:
+    """`owner`, which is annotated as `kind`, with what is at `path` in it from `text`."""
+    if not path:
+        return _parsed(get_origin(kind) or kind, text, key)
     first, rest = path[0], path[1:]
-    if isinstance(owner, tuple) and first.isdigit() and int(first) < len(owner):
+    if isinstance(owner, tuple) and re.fullmatch("[0-9]{1,4}", first) and int(first) < len(owner):
         at = int(first)
-        new = _replaced(owner[at], rest, text, key) if rest else _parsed(owner[at], text, key)
+        new = _replaced(owner[at], get_args(kind)[0], rest, text, key)
         return (*owner[:at], new, *owner[at + 1 :])
-    if not dataclasses.is_dataclass(owner) or not hasattr(owner, first):
+    kinds = get_type_hints(type(owner)) if dataclasses.is_dataclass(owner) else {}
+    if first not in kinds:
         known = ", ".join(f.name for f in dataclasses.fields(Config))
         raise ValueError(f"config has no {key!r}; it has {known}")
-    old = getattr(owner, first)
-    new = _replaced(old, rest, text, key) if rest else _parsed(old, text, key)
-    return dataclasses.replace(owner, **{first: new})  # type: ignore[type-var]
+    new = _replaced(getattr(owner, first), kinds[first], rest, text, key)
+    return dataclasses.replace(owner, **{first: new})
 
 
-def _parsed(old: object, text: str, key: str) -> Any:
-    """`text` as the kind of value that it replaces."""
-    if isinstance(old, str):
+def _parsed(kind: type, text: str, key: str) -> Any:
+    """`text` as such a value: where a float belongs, a run may have been written with an int."""
+    if kind is str:
         return text
     try:
-        value = float(text) if isinstance(old, float) else ast.literal_eval(text)
+        value = float(text) if kind is float else ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        raise ValueError(f"config: {key}={text}: expected {type(old).__name__}") from None
-    if type(value) is not type(old):
-        raise ValueError(f"config: {key}={text}: expected {type(old).__name__}")
+        raise ValueError(f"config: {key}={text}: expected {kind.__name__}") from None
+    if type(value) is not kind:
+        raise ValueError(f"config: {key}={text}: expected {kind.__name__}")
     return value
 
 
