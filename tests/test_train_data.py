@@ -1054,6 +1054,22 @@ def test_command_names_what_is_broken(run, damaged, tmp_path):
     assert f"{tmp_path}/out: exists; --force replaces it" in err
 
 
+def test_preview_shows_only_what_was_written(run, damaged, tmp_path):
+    output = tmp_path / "out"
+    status, out, _ = run(damaged, "-o", output, "--on-error", "skip", "--preview", 3)
+    assert status == 1
+    assert f"drew 2 images in {output / 'preview.png'}" in out
+
+
+def test_nothing_written_has_no_preview(run, tmp_path):
+    empty = write_folder(tmp_path / "empty", [])
+    status, out, err = run(empty, "-o", tmp_path / "out", "--preview", 3)
+    assert (status, err) == (0, "")
+    assert "no preview: no image was written" in out
+    with pytest.raises(ValueError, match="no image to draw"):
+        contact_sheet([], Options(), 3)
+
+
 # --- The archives beside the checkout -----------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
-from ..errors import DataError
 from ..train import readers
 from ..train.archive import beside, check_absent
 from ..train.prepare import FACE_COUNTS, IMAGE_COUNTS, ON_ERROR, Options, prepare
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..train.prepare import Report
-    from ..train.samples import Dataset
+    from ..train.samples import Sample
 
 DEFAULTS = Options()
 EPILOG = f"""\
@@ -114,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print_report(report)
     print(f"wrote {output}")
     if arguments.preview is not None:
-        _write_preview(datasets, options, arguments.preview, beside(output, "preview.png"))
+        _write_preview(report.samples, options, arguments.preview, beside(output, "preview.png"))
     return FAILED if report.problems else 0
 
 
@@ -130,9 +129,11 @@ def _print_report(report: Report) -> None:
     print_table([("", *columns), *rows], align="<" + ">" * len(columns))
 
 
-def _write_preview(datasets: Sequence[Dataset], options: Options, count: int, path: Path) -> None:
+def _write_preview(samples: Sequence[Sample], options: Options, count: int, path: Path) -> None:
     from ..train.preview import contact_sheet
 
-    samples = [item for dataset in datasets for item in dataset if not isinstance(item, DataError)]
+    if not samples:
+        print("no preview: no image was written")
+        return
     media.write_image(path, contact_sheet(samples, options, count))
     print(f"drew {count_of(min(count, len(samples)), 'image')} in {path}")

@@ -105,6 +105,7 @@ class Report:
     options: Options
     sources: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list, repr=False)  # those written, as they were
 
     @property
     def total(self) -> Counter[str]:
@@ -283,20 +284,22 @@ class _Writer:
     def write_or_skip(self, source: str, dataset: Dataset, item: Sample | DataError) -> None:
         counts = self._report.sources[source]
         try:
+            if isinstance(item, DataError):
+                raise item
             counts.update(self._write(source, dataset, item))
+            self._report.samples.append(item)
         except DataError as error:
             if self._options.on_error == "fail":
                 raise
             counts["skipped"] += 1
             self._report.problems.append(str(error))
 
-    def _write(self, source: str, dataset: Dataset, item: Sample | DataError) -> Counter[str]:
-        if isinstance(item, DataError):
-            raise item
-        prepared = prepare_sample(item, self._options)
-        inner = PurePosixPath("images", source, PurePosixPath(item.name).relative_to(dataset.root))
+    def _write(self, source: str, dataset: Dataset, sample: Sample) -> Counter[str]:
+        prepared = prepare_sample(sample, self._options)
+        image = PurePosixPath(sample.name).relative_to(dataset.root)
+        inner = PurePosixPath("images", source, image)
         if prepared.image is None:
-            data = item.encoded.read()
+            data = sample.encoded.read()
         else:
             inner, data = inner.with_suffix(".jpg"), _encoded(prepared.image, self._options.quality)
         name = _free_name(str(inner), self._taken)

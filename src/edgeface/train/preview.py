@@ -29,7 +29,13 @@ def contact_sheet(samples: Sequence[Sample], options: Options, count: int) -> ND
 
     Green: faces; red: their landmarks; yellow: ignored; blue: what was painted over. Half of them are
     samples where something was, if there are as many; both halves are spread over all the samples.
+
+    Raises:
+        DataError: One of them cannot be decoded.
+        ValueError: There are none.
     """
+    if not samples:
+        raise ValueError("there is no image to draw")
     chosen = choose(samples, options, count)
     tiles = [_tile(sample, prepare_sample(sample, options)) for sample in chosen]
     columns = min(COLUMNS, len(tiles))
