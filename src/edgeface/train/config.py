@@ -183,11 +183,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`."""
-    values = dict(values)
-    stages = []
-    for stage in values.pop("stages"):
-        augmentation = Augmentation(**stage.pop("augmentation"))
-        stages.append(Stage(**stage, augmentation=augmentation))
-    distillation = Distillation(**values.pop("distillation"))
-    return Config(**values, stages=tuple(stages), distillation=distillation)
+    """The inverse of `to_dict`; `values` stay as they are."""
+    stages = tuple(
+        Stage(**{**stage, "augmentation": Augmentation(**stage["augmentation"])})
+        for stage in values["stages"]
+    )
+    distillation = Distillation(**values["distillation"])
+    return Config(**{**values, "stages": stages, "distillation": distillation})
