@@ -208,7 +208,13 @@ def test_one_value_of_a_run_can_be_changed(text, found):
         ("optimizer=lion", "expected sgd or adamw or muon"),
         ("stages=()", "stages is empty"),
         ("stages.0.batch=0", "a stage needs"),
-        ("held_out=1.0", "held_out"),
+        ("held_out=1.0", "held_out is 1.0; expected 0 to below 1"),
+        ("warm_up=1", "warm_up is 1.0; expected 0 to below 1"),
+        ("ema=1", "ema is 1.0; expected 0 to below 1"),
+        ("ema=nan", "ema is nan"),
+        ("learning_rate=0", "learning_rate is 0.0; expected more than 0"),
+        ("learning_rate=inf", "learning_rate is inf"),
+        ("clip=0", "clip is 0.0; expected more than 0"),
     ],
 )
 def test_a_wrong_change_is_refused_with_what_is_expected(text, message):
@@ -415,7 +421,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed_from(run):
 
 
 def test_a_loss_that_is_not_finite_names_the_images(run):
-    config = changed(learning_rate=float("inf"), stages=(stage(epochs=5),))
+    config = changed(learning_rate=1e30, stages=(stage(epochs=5),))
     with pytest.raises(DataError, match=r"the loss is nan.*data\d*/\d\.png"):
         run(config)
 

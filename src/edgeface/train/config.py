@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 import runpy
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Config:
     milestones: tuple[float, ...] = (95 / 200, 150 / 200)  # of the run; each divides the rate by 10
     warm_up: float = 0.02  # of the run
     ema: float = 0.998  # how much of the averaged weights stays each step; 0: no average
-    clip: float = 10.0  # the gradient's norm
+    clip: float = 10.0  # the gradient's norm; inf: not at all
 
     iou_threshold: float = 0.35
     negatives: float = 3.0  # for each positive, the hardest; inf: all
@@ -92,8 +93,13 @@ class Config:
         for stage in self.stages:
             if min(*stage.size, stage.batch) < 1 or not stage.epochs > 0:
                 raise ValueError(f"config: a stage needs a size, epochs and a batch: {stage}")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"config: held_out is {self.held_out}; expected 0 to below 1")
+        for name in ("held_out", "warm_up", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _out_of_range(self, name, "0 to below 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise _out_of_range(self, "learning_rate", "more than 0")
+        if not self.clip > 0:
+            raise _out_of_range(self, "clip", "more than 0; inf clips nothing")
 
     @property
     def kind(self) -> str:
@@ -109,6 +115,10 @@ class Config:
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"config: {name} is {value!r}; expected {' or '.join(known)}")
+
+
+def _out_of_range(config: Config, name: str, expected: str) -> ValueError:
+    return ValueError(f"config: {name} is {getattr(config, name)}; expected {expected}")
 
 
 def bundled() -> list[str]:
