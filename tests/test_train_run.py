@@ -667,6 +667,17 @@ def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
+def test_data_without_an_image_are_refused_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "annotations.jsonl").touch()
+    output = tmp_path / "out"
+    assert main(["train", "run", "tiny", "--data", str(tmp_path / "empty"), "-o", str(output)]) == 2
+    assert "edgeface: error: there is no image to learn from\n" in capsys.readouterr().err
+    assert not output.exists()
+    with pytest.raises(ValueError, match="no image to learn from"):
+        loop.Order([], SMALL)
+
+
 @pytest.mark.parametrize(("limit", "found"), [(None, range(10)), (3, (0, 3, 6)), (40, range(10))])
 def test_a_limit_takes_images_from_all_over(data, limit, found):
     names = [Path(sample.name).stem for sample in load_data([data], limit)]

@@ -139,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     samples = load_data(arguments.data, arguments.limit)
     kept, held_out = judge.split(samples, config.held_out)
     print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
+    if not kept:
+        raise ValueError("there is no image to learn from")
     arguments.output.mkdir(parents=True, exist_ok=True)
     decoded = pictures.decode_pictures(
         kept, lambda items: console.progress(items, " images", len(kept))

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 
 class Order:
-    """In which order images come, epoch by epoch."""
+    """In which order images come, epoch by epoch; ValueError where there are none."""
 
     def __init__(self, samples: Sequence[Sample], config: Config) -> None:
+        if not samples:
+            raise ValueError("there is no image to learn from")
         self.samples = samples
         self.seed = config.seed
         counts = [
