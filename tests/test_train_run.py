@@ -678,6 +678,14 @@ def test_data_without_an_image_are_refused_before_anything_is_written(tmp_path, 
         loop.Order([], SMALL)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_data_are_read(tmp_path, capsys, device):
+    arguments = ["train", "run", "tiny", "--data", str(tmp_path / "gone"), "-o", str(tmp_path)]
+    assert main([*arguments, "--device", device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot use the device '{device}': " in line
+
+
 @pytest.mark.parametrize(("limit", "found"), [(None, range(10)), (3, (0, 3, 6)), (40, range(10))])
 def test_a_limit_takes_images_from_all_over(data, limit, found):
     names = [Path(sample.name).stem for sample in load_data([data], limit)]

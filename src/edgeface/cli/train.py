@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     for change in arguments.set:
         config = configs.override(config, change)
     torch.set_num_threads(arguments.num_threads or default_num_threads())
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(arguments.device)
     teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
     # A run that goes on has begun.
     begins = arguments.start is not None and not arguments.resume
@@ -189,6 +189,15 @@ def import_torch() -> Any:
             f'training needs PyTorch ({error}): pip install "edgeface[train]"'
         ) from error
     return torch
+
+
+def chosen_device(name: str | None) -> Any:
+    """The device of that name, or a GPU where there is one; BackendError where PyTorch cannot use it."""
+    import torch
+
+    from ..backends.torch.runner import open_device
+
+    return open_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:

@@ -68,7 +68,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .train import import_torch, load_data
+    from .train import chosen_device, import_torch, load_data
 
     torch = import_torch()
     from ..cpu import default_num_threads
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     convert.check_target(arguments.checkpoint, arguments.target, force=arguments.force)
     torch.set_num_threads(arguments.num_threads or default_num_threads())
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = chosen_device(arguments.device)
     config, _ = checkpoint.read(arguments.checkpoint)
     console = Console()
     console.start_bars()

@@ -28,7 +28,7 @@ class Runner:
     """Input and outputs are on the host, for whoever has them there."""
 
     def __init__(self, graph: Graph, num_threads: int, target: Target) -> None:
-        self.device = _device(target.device)
+        self.device = open_device(target.device)
         self._num_threads = num_threads
         self._graph = graph
         # A CPU has the exponents of float32 in bfloat16, and hardly any of them instructions for float16.
@@ -77,8 +77,8 @@ class Runner:
                 raise BackendError(f"torch failed: {error}") from None
 
 
-def _device(name: str) -> torch.device:
-    """BackendError where PyTorch has no such device, or cannot reach it."""
+def open_device(name: str) -> torch.device:
+    """The device of that name; BackendError where PyTorch has none, or cannot reach it."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
