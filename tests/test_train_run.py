@@ -158,6 +158,18 @@ def test_hours_end_a_run_and_stages_share_them_by_their_work():
     assert [schedule.is_done(p) for p in at] == [False] * 4 + [True]
 
 
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
+def test_hours_in_which_no_run_could_end_are_refused(tmp_path, capsys, hours):
+    with pytest.raises(ValueError, match=r"hours is .*; expected more than 0"):
+        Schedule(SMALL, images=11, hours=float(hours))
+    arguments = ["train", "run", "tiny", "--data", "gone", "-o", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main([*arguments, f"--hours={hours}"])
+    assert (
+        f"argument --hours: '{hours}' is not a number of hours above 0" in capsys.readouterr().err
+    )
+
+
 # --- Configs -------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import media
 from ..errors import ModelError
 from . import train_curves, train_prepare, train_quantize
-from .arguments import add_command, parse_count
+from .arguments import add_command, parse_count, parse_hours
 from .console import Console
 from .tables import count_of
 
@@ -78,7 +78,10 @@ def _add_run(commands: Any) -> None:
         help="weights to begin with: a checkpoint, a .pth, or a float32 .tmfile or .onnx of edgeface's",
     )
     parser.add_argument(
-        "--hours", type=float, metavar="H", help="end after so much work instead of RUN's epochs"
+        "--hours",
+        type=parse_hours,
+        metavar="H",
+        help="end after so much work instead of RUN's epochs",
     )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
     parser.add_argument(

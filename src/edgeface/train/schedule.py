@@ -24,12 +24,17 @@ class Progress:
 class Schedule:
     """The plan of a run over `images` an epoch; with `hours`, time decides instead of the epochs.
 
-    Work is images times their pixels. The stages share the hours as they would share the work.
+    Work is images times their pixels. The stages share the hours as they would share the work. ValueError where
+    `hours` is no time in which a run could end.
     """
 
     config: Config
     images: int
     hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise ValueError(f"hours is {self.hours}; expected more than 0")
 
     def fraction(self, progress: Progress) -> float:
         """The share of the run that is done, 0 to 1."""
