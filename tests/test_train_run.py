@@ -690,6 +690,22 @@ def test_data_without_an_image_are_refused_before_anything_is_written(tmp_path, 
         loop.Order([], SMALL)
 
 
+@pytest.mark.parametrize("path", ["", "label.txt"])
+def test_data_that_are_not_prepared_are_refused_with_what_prepares_them(tmp_path, path):
+    (tmp_path / "label.txt").write_text("# a.jpg\n1 2 3 4\n")
+    with pytest.raises(
+        DataError, match=r"a data set of the form label; .* `edgeface train prepare /"
+    ):
+        load_data([tmp_path / path], None)
+
+
+def test_data_of_no_known_form_are_refused_by_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match=r"no annotations\.jsonl in it"):
+        load_data([tmp_path], None)
+    with pytest.raises(DataError, match=r"gone\.json: No such file"):
+        load_data([tmp_path / "gone.json"], None)
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused_before_data_are_read(tmp_path, capsys, device):
     arguments = ["train", "run", "tiny", "--data", str(tmp_path / "gone"), "-o", str(tmp_path)]

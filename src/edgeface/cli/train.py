@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from . import train_curves, train_prepare, train_quantize
 from .arguments import add_command, parse_count, parse_hours
 from .console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..train.blocks import Detector
     from ..train.config import Config
     from ..train.log import Report
-    from ..train.samples import Sample
+    from ..train.samples import Dataset, Sample
 
 RUN_EPILOG = """\
 RUN is a Python file with `config = Config(...)` in it, or the name of one that comes with edgeface: {bundled}.
@@ -205,14 +205,30 @@ def chosen_device(name: str | None) -> Any:
 
 def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
     """The labelled images there, none of which is to be compared on; of more than `limit`, some from all over."""
-    from ..train.samples import load_samples, open_archive
+    from ..train.samples import load_samples
 
     for path in paths:
-        if open_archive(path).held_out:
+        if _prepared(path).held_out:
             raise ValueError(f"{path}: models are compared on it, so none may learn from it")
     samples = [s for path in paths for s in load_samples(path, on_error="skip")]
     count = min(len(samples), limit or len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def _prepared(path: Path) -> Dataset:
+    """What `edgeface train prepare` wrote; DataError says that it is needed where another data set lies."""
+    from ..train.readers import format_at
+    from ..train.samples import open_archive
+
+    try:
+        return open_archive(path)
+    except DataError:
+        form = format_at(path)
+        if form in (None, "edgeface"):
+            raise
+        raise DataError(
+            f"{path}: a data set of the form {form}; train on what `edgeface train prepare {path} -o OUT.tar` writes"
+        ) from None
 
 
 def _watch(reports: Iterable[Report]) -> None:

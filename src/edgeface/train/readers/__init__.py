@@ -63,6 +63,11 @@ def open_dataset(
     return {"edgeface": open_archive, "wider": open_wider, "label": open_label_text}[name](labels)
 
 
+def format_at(path: Path) -> str | None:
+    """Of the data set that open_dataset would find there, if any; labels are not read."""
+    return next((name for name, _ in _found(path, FORMATS)), None) if path.exists() else None
+
+
 def _found(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Path]]:
     """The formats at `path`, and what to open."""
     find = _in_folder if path.is_dir() else _by_name
