@@ -586,7 +586,28 @@ def test_a_model_that_differs_from_pytorch_is_not_written(longer, tmp_path, monk
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
 def test_a_file_that_is_no_checkpoint_is_refused_by_its_name(tmp_path, content):
     (tmp_path / "bad.pt").write_bytes(content)
-    with pytest.raises(ModelError, match=r"bad\.pt: no checkpoint"):
+    with pytest.raises(
+        ModelError, match=r"bad\.pt: no checkpoint .*: it is damaged, or something else$"
+    ):
+        checkpoint.read(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "there is no config in it"),
+        (torch.zeros(2), "there is no config in it"),
+        ({"weight": torch.zeros(2)}, "there is no config in it"),
+        ({"config": {"name": "x"}}, "its config does not fit: 'stages'"),
+        ({"config": Path}, "it is damaged, or something else"),  # code would run
+    ],
+    ids=["list", "tensor", "weights", "config", "code"],
+)
+def test_what_pytorch_reads_and_no_run_wrote_is_refused_by_what_is_missing(
+    tmp_path, content, message
+):
+    torch.save(content, tmp_path / "bad.pt")
+    with pytest.raises(ModelError, match=rf"bad\.pt: no checkpoint .*: {message}$"):
         checkpoint.read(tmp_path / "bad.pt")
 
 

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 
     from .config import Config
 
+# Of files that are something else, or that would run code; PyTorch's texts are about its own options.
+_UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Replaces the file; the old one stays until the new one is on the disk."""
@@ -35,15 +46,21 @@ def read(path: Path) -> tuple[Config, dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ModelError: It is no checkpoint of a run.
     """
+    state = _load(path)
+    if not isinstance(state, dict) or not isinstance(state.get("config"), dict):
+        raise _no_checkpoint(path, "there is no config in it")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return from_dict(state["config"]), state
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ModelError(f"{path}: no checkpoint of `edgeface train run`: {error!s:.100}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_checkpoint(path, f"its config does not fit: {error!s:.100}") from None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE:
+        raise _no_checkpoint(path, "it is damaged, or something else") from None
+
+
+def _no_checkpoint(path: Path, why: str) -> ModelError:
+    return ModelError(f"{path}: no checkpoint of `edgeface train run`: {why}")
