@@ -56,7 +56,7 @@ class Config:
     # network does better without.
     batch_statistics: bool = True
 
-    optimizer: str = "sgd"  # sgd | adamw | muon
+    optimizer: str = "sgd"  # sgd | adamw | muon (from PyTorch 2.9 on)
     learning_rate: float = 1e-2
     momentum: float = 0.9  # adamw: its first beta; muon: of what AdamW moves there
     weight_decay: float = 5e-4
