@@ -438,6 +438,33 @@ def test_a_loss_that_is_not_finite_names_the_images(run):
         run(config)
 
 
+def test_weights_that_are_not_finite_leave_the_good_checkpoint(run, tmp_path, monkeypatch):
+    config = changed(stages=(stage(epochs=2, batch=10),), warm_up=0.0)
+    rates = iter([1e-3, float("inf")])
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: next(rates))
+    with pytest.raises(
+        DataError, match=r"after step 2 the weights .*checkpoint\.pt is not written"
+    ):
+        run(config)
+    _, state = checkpoint.read(tmp_path / "out" / loop.CHECKPOINT)
+    assert state["progress"]["step"] == 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss(run, monkeypatch):
+    clip, count = torch.nn.utils.clip_grad_norm_, itertools.count(1)
+
+    def broken(parameters, most):
+        parameters = list(parameters)
+        if next(count) == 2:
+            parameters[0].grad[0] = float("inf")
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+    with pytest.raises(DataError, match=r"the gradient's norm is inf"):
+        run(changed(stages=(stage(epochs=5),)))
+
+
 def test_images_are_repeated_by_their_names(samples):
     order = loop.Order(samples, changed(repeat={"/3.png": 4, "/4.png": 2}))
     assert len(order) == 10 + 3 + 1

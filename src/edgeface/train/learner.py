@@ -29,6 +29,7 @@ class Step(NamedTuple):
     total: Tensor
     losses: Losses
     taught: Taught | None  # the distance from the teacher
+    norm: Tensor  # of the gradient, before it is clipped
 
 
 class Learner:
@@ -70,18 +71,18 @@ class Learner:
         """One update from (N, 3, height, width); what it returns is not waited for."""
         # BatchNorms that stay as they are do not follow batches either.
         self.network.train(self.config.batch_statistics and not self.config.learns)
-        cost = self._cost(images, targets)
+        total, losses, taught = self._cost(images, targets)
         self.optimizer.zero_grad()
-        cost.total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self._follow()
         self.steps += 1
-        return Step(*(_detached(part) for part in cost))
+        return Step(*map(_detached, (total, losses, taught, norm)))
 
-    def _cost(self, images: Tensor, targets: Targets) -> Step:
+    def _cost(self, images: Tensor, targets: Targets) -> tuple[Tensor, Losses, Taught | None]:
         config = self.config
         taught, spared = None, None
         with torch.autocast(self.device.type, torch.bfloat16, config.precision == "bfloat16"):
@@ -107,7 +108,7 @@ class Learner:
             total = total + options.scores * taught.scores + options.boxes * taught.boxes
             if options.features > 0:
                 total = total + options.features * taught.features
-        return Step(total, losses, taught)
+        return total, losses, taught
 
     def _taught(self, teach: Any, images: Tensor) -> tuple[Heads, list[Tensor]]:
         """What the teacher says and sees. A mirror image's features would not be the image's, mirrored or not."""
@@ -127,6 +128,11 @@ class Learner:
             torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - keep)
             for key in ours.keys() - floats:  # BatchNorm's count of batches
                 ours[key].copy_(theirs[key])
+
+    def is_finite(self) -> bool:
+        """Whether weights and their average are; a GPU is waited for."""
+        values = (*self.network.state_dict().values(), *self.average.state_dict().values())
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -68,16 +68,19 @@ class Window:
         self._seconds += seconds
 
     def check(self) -> None:
-        """Reads what was not read yet; DataError where a loss is not finite."""
+        """Reads what was not read yet; DataError where a loss or its gradient is not finite."""
         if self._pending is None:
             return
         step, plans = self._pending
         self._pending = None
-        costs = _costs(step)
-        if not all(map(math.isfinite, costs)):
+        *costs, norm = _values(step)
+        if not all(map(math.isfinite, (*costs, norm))):
             names = sorted({self._samples[p.index].name for plan in plans for p in plan.parts})
+            found = (
+                f"gradient's norm is {norm}" if math.isfinite(costs[0]) else f"loss is {costs[0]}"
+            )
             raise DataError(
-                f"the loss is {costs[0]}. A smaller learning rate helps, or look at the images of "
+                f"the {found}. A smaller learning rate helps, or look at the images of "
                 f"this batch: {', '.join(names)}"
             )
         self._costs.append(costs)
@@ -110,11 +113,11 @@ class Window:
         )
 
 
-def _costs(step: Step) -> list[float]:
-    """total, scores, boxes, landmarks, taught scores, boxes, features."""
+def _values(step: Step) -> list[float]:
+    """total, scores, boxes, landmarks, taught scores, boxes, features; and the gradient's norm."""
     nothing = torch.zeros_like(step.total)
     taught = (nothing,) * 3 if step.taught is None else step.taught
-    values: list[float] = torch.stack([step.total, *step.losses, *taught]).tolist()
+    values: list[float] = torch.stack([step.total, *step.losses, *taught, step.norm]).tolist()
     return values
 
 

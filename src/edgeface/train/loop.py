@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING
 
+from ..errors import DataError
 from . import checkpoint
 from .batches import Order, batches
 from .config import to_dict
@@ -63,7 +64,7 @@ def train(
         resume: Goes on from output/checkpoint.pt as if it had not stopped.
 
     Raises:
-        DataError: The loss is not finite; it names the images.
+        DataError: The loss, its gradient or the weights are not finite; the last checkpoint stays.
         ValueError: The checkpoint to resume from is of another run, or this one lacks weights to begin with.
     """
     if start is None and not resume:
@@ -126,6 +127,12 @@ def _first_images(
 
 
 def _save(path: Path, config: Config, learner: Learner, progress: Progress) -> None:
+    # A loss is of the weights before its step: they may be broken though it was good.
+    if not learner.is_finite():
+        raise DataError(
+            f"after step {progress.step} the weights are not finite, so {path} is not written; "
+            "a smaller learning rate helps"
+        )
     about = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
     checkpoint.write(path, {**about, **learner.state_dict()})
 
