@@ -21,7 +21,7 @@ from edgeface.faces import Faces
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 cv2 = pytest.importorskip("cv2", reason="training needs OpenCV")
 
-from edgeface.train import checkpoint, export, judge, log, loop, pictures, weights
+from edgeface.train import checkpoint, export, judge, log, loop, loss, pictures, weights
 from edgeface.train import config as configs
 from edgeface.train.augment import Augmentation
 from edgeface.train.batches import batches
@@ -432,10 +432,40 @@ def test_a_checkpoint_of_another_run_is_not_resumed_from(run):
         run(changed(seed=1), resume=True)
 
 
-def test_a_loss_that_is_not_finite_names_the_images(run):
-    config = changed(learning_rate=1e30, stages=(stage(epochs=5),))
-    with pytest.raises(DataError, match=r"the loss is nan.*data\d*/\d\.png"):
+def test_a_loss_that_is_not_finite_names_some_images_where_none_is_to_blame(run):
+    only_mosaics = stage(epochs=5, augmentation=Augmentation(mosaic=1.0, mosaic_sides=(3,)))
+    config = changed(learning_rate=1e30, stages=(only_mosaics,))
+    with pytest.raises(DataError, match=r"the loss is nan.*no image's labels") as error:
         run(config)
+    assert str(error.value).count(".png") == 5
+    assert str(error.value).endswith("5 more")
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_a_loss_without_end_names_the_images_of_those_inputs_alone(
+    samples, images, tmp_path, mosaic
+):
+    points = np.full_like(samples[3].landmarks, 3e38)
+    bad = [*samples[:3], dataclasses.replace(samples[3], landmarks=points), *samples[4:]]
+    augmentation = Augmentation(mosaic=mosaic, mosaic_sides=(2,), expand=0, crop=0)
+    config = changed(landmarks=True, stages=(stage(batch=10, augmentation=augmentation),))
+    with pytest.raises(
+        DataError, match=r"the loss is (inf|nan) whatever the network says"
+    ) as error:
+        list(loop.train(config, bad, images, tmp_path, device=CPU))
+    named = str(error.value)[str(error.value).index("labels of") :]
+    assert "/3.png" in named
+    if mosaic == 0:
+        assert named.count(".png") == 1
+
+
+def test_landmarks_that_are_not_learnt_are_not_to_blame():
+    nothing = torch.zeros(2, 3)
+    targets = Targets(
+        nothing.long(), torch.zeros(2, 3, 4), torch.full((2, 3, 10), 3e38), ~nothing.bool()
+    )
+    assert loss.endless(targets, landmarks=False) == []
+    assert loss.endless(targets, landmarks=True) == [0, 1]
 
 
 def test_weights_that_are_not_finite_leave_the_good_checkpoint(run, tmp_path, monkeypatch):

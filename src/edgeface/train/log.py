@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import DataError
+from .loss import endless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
     from .augment import Plan
     from .learner import Step
+    from .priors import Targets
     from .samples import Sample
     from .schedule import Progress
 
 _REPORT_STEPS = 20
+_NAMED = 5  # images of a batch none of which is to blame; with mosaics there may be hundreds
 # A step that took this many times the median was interrupted (SIGSTOP, a laptop's lid): the rest of its
 # time is no work.
 _INTERRUPTED = 5
@@ -53,17 +56,18 @@ class Report:
 class Window:
     """The last steps. Each is read one later, so that a GPU is not waited for."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[Sample], *, landmarks: bool) -> None:
         self._samples = samples
-        self._pending: tuple[Step, Sequence[Plan]] | None = None
+        self._landmarks = landmarks
+        self._pending: tuple[Step, Sequence[Plan], Targets] | None = None
         self._costs: list[list[float]] = []
         self._images = 0
         self._seconds = 0.0
 
-    def add(self, step: Step, plans: Sequence[Plan], seconds: float) -> None:
+    def add(self, step: Step, plans: Sequence[Plan], targets: Targets, seconds: float) -> None:
         """Raises DataError where the step before was not finite."""
         self.check()
-        self._pending = (step, plans)
+        self._pending = (step, plans, targets)
         self._images += len(plans)
         self._seconds += seconds
 
@@ -71,19 +75,30 @@ class Window:
         """Reads what was not read yet; DataError where a loss or its gradient is not finite."""
         if self._pending is None:
             return
-        step, plans = self._pending
+        step, plans, targets = self._pending
         self._pending = None
         *costs, norm = _values(step)
         if not all(map(math.isfinite, (*costs, norm))):
-            names = sorted({self._samples[p.index].name for plan in plans for p in plan.parts})
             found = (
                 f"gradient's norm is {norm}" if math.isfinite(costs[0]) else f"loss is {costs[0]}"
             )
-            raise DataError(
-                f"the {found}. A smaller learning rate helps, or look at the images of "
-                f"this batch: {', '.join(names)}"
-            )
+            raise DataError(f"the {found}{self._cause(plans, targets)}")
         self._costs.append(costs)
+
+    def _cause(self, plans: Sequence[Plan], targets: Targets) -> str:
+        """Labels alone can be asked: by now the weights are broken, whatever broke them."""
+        if blamed := endless(targets, landmarks=self._landmarks):
+            names = self._names([plans[i] for i in blamed])
+            return f" whatever the network says: look at the labels of {', '.join(names)}"
+        names = self._names(plans)
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return (
+            ", and no image's labels are to blame: a smaller learning rate helps. "
+            f"The batch was made of {', '.join(names[:_NAMED])}{more}"
+        )
+
+    def _names(self, plans: Sequence[Plan]) -> list[str]:
+        return sorted({self._samples[part.index].name for plan in plans for part in plan.parts})
 
     def is_full(self) -> bool:
         return len(self._costs) + (self._pending is not None) >= _REPORT_STEPS

@@ -76,7 +76,11 @@ def train(
     learner = Learner(config, device, teacher=teacher, start=start)
     progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
     spec = spec_of(config, learner.network)
-    log, clock, window = Log(output / LOG, progress), Clock(), Window(samples)
+    log, clock, window = (
+        Log(output / LOG, progress),
+        Clock(),
+        Window(samples, landmarks=config.landmarks),
+    )
     while not schedule.is_done(progress):
         stage = schedule.stage(progress)
         size = spec.resized(*stage.size).input
@@ -87,7 +91,7 @@ def train(
             images = draw(pictures, plans, size).to(device)
             step = learner.step(images, Targets(*(t.to(device) for t in targets)), rate)
             seconds = clock.tick()
-            window.add(step, plans, clock.last)
+            window.add(step, plans, targets, clock.last)
             ends_epoch = after.offset + stage.batch > len(order)
             progress = dataclasses.replace(
                 after, step=progress.step + 1, seconds=progress.seconds + seconds

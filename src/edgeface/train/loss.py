@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -60,6 +61,16 @@ def multibox_loss(
         landmarks = _smooth_l1(heads.landmarks, targets.landmarks, known)
         landmarks = landmarks / known.sum().clamp(min=1)
     return Losses(cross_entropy / count, boxes / count, landmarks)
+
+
+def endless(targets: Targets, *, landmarks: bool) -> list[int]:
+    """Which images of a batch have labels that cost more than a number can say, whatever a network says."""
+    distance = torch.where(targets.labels == POSITIVE, targets.boxes.abs().sum(-1), 0.0)
+    if landmarks:
+        distance = distance + torch.where(
+            targets.has_landmarks, targets.landmarks.abs().sum(-1), 0.0
+        )
+    return [i for i, cost in enumerate(distance.sum(1).tolist()) if not math.isfinite(cost)]
 
 
 def hardest(scores: Tensor, positive: Tensor, candidates: Tensor, ratio: float) -> Tensor:
