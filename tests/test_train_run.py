@@ -428,8 +428,41 @@ def test_resuming_drops_rows_of_the_log_that_will_come_again(run, tmp_path):
 
 def test_a_checkpoint_of_another_run_is_not_resumed_from(run):
     run(SMALL)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is of another config"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is of another config \(seed\)"):
         run(changed(seed=1), resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_images_or_another_teacher(
+    run, longer, samples, images, tmp_path
+):
+    teacher = weights.open_teacher(longer[1] / loop.CHECKPOINT)
+    other = Learner(changed(seed=5), CPU).network.eval().requires_grad_(False)
+    run(SMALL, "taught", teacher=teacher)
+    run(SMALL, "untaught")
+    renamed = [dataclasses.replace(one, name=f"{one.name}.png") for one in samples]
+    for folder, found, given, message in (
+        ("taught", samples, None, "no teacher"),
+        ("taught", samples, other, "another teacher"),
+        ("untaught", samples, other, "a teacher"),
+        ("untaught", samples[:8], None, "8 images an epoch instead of 10"),
+        ("untaught", renamed, None, "other images"),
+        ("untaught", samples[::-1], other, "other images and a teacher"),
+    ):
+        output = tmp_path / folder
+        options = {"device": CPU, "teacher": given, "resume": True}
+        with pytest.raises(ValueError, match=rf"checkpoint\.pt .* would be {message};"):
+            list(loop.train(SMALL, found, images, output, **options))
+    moved = [dataclasses.replace(one, name=f"/else/{Path(one.name).name}") for one in samples]
+    loop.check(SMALL, moved, tmp_path / "taught", teacher=teacher, resume=True)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_learnt_from_is_resumed_from(run, tmp_path):
+    _, state = run(SMALL)
+    del state["origin"]
+    config, _ = checkpoint.read(tmp_path / "out" / loop.CHECKPOINT)
+    state["config"] = configs.to_dict(config)
+    checkpoint.write(tmp_path / "out" / loop.CHECKPOINT, state)
+    run(SMALL, resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_some_images_where_none_is_to_blame(run):

@@ -60,7 +60,11 @@ def _add_run(commands: Any) -> None:
         help="what `edgeface train prepare` wrote, or folders and .tar of the same form",
     )
     parser.add_argument("--output", "-o", type=Path, required=True, metavar="OUT", help="a folder")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from OUT/checkpoint.pt, with the same RUN, images and teacher",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -81,7 +85,8 @@ def _add_run(commands: Any) -> None:
         "--hours",
         type=parse_hours,
         metavar="H",
-        help="end after so much work instead of RUN's epochs",
+        help="end after so much work instead of RUN's epochs, and plan the learning rate for that; "
+        "with --resume others than before shorten or lengthen the run",
     )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where it is)")
     parser.add_argument(
@@ -142,8 +147,9 @@ def run(arguments: argparse.Namespace) -> int:
     samples = load_data(arguments.data, arguments.limit)
     kept, held_out = judge.split(samples, config.held_out)
     print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
-    if not kept:
-        raise ValueError("there is no image to learn from")
+    loop.check(
+        config, kept, arguments.output, teacher=teacher, start=start, resume=arguments.resume
+    )
     arguments.output.mkdir(parents=True, exist_ok=True)
     decoded = pictures.decode_pictures(
         kept, lambda items: console.progress(items, " images", len(kept))

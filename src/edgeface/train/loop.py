@@ -13,6 +13,7 @@ from .config import to_dict
 from .export import spec_of
 from .learner import Learner
 from .log import Clock, Log, Report, Window
+from .origin import Origin
 from .pictures import draw
 from .priors import Targets
 from .schedule import Progress, Schedule, learning_rate
@@ -60,27 +61,25 @@ def train(
         teacher: Whom it follows, if anyone.
         start: Whose weights it begins with, instead of random ones.
         settles: Whether the BatchNorms of `start` have seen nothing yet, as those of a model file.
-        hours: The run is over after so much work, whatever the config's epochs: the learning rate follows.
+        hours: The run is over after so much work, whatever the config's epochs: the learning rate follows. A run
+            that goes on may have others than before.
         resume: Goes on from output/checkpoint.pt as if it had not stopped.
 
     Raises:
         DataError: The loss, its gradient or the weights are not finite; the last checkpoint stays.
-        ValueError: The checkpoint to resume from is of another run, or this one lacks weights to begin with.
+        ValueError: See `check`.
     """
-    if start is None and not resume:
-        _check_random(config)
+    check(config, samples, output, teacher=teacher, start=start, resume=resume)
     order = Order(samples, config)
+    origin = Origin.of(order, teacher)
     schedule = Schedule(config, len(order), hours)
     if start is not None and settles:
         settle(start, _first_images(start, order, pictures, config))
     learner = Learner(config, device, teacher=teacher, start=start)
-    progress = _resumed(output / CHECKPOINT, config, learner) if resume else Progress()
+    progress = _resumed(output / CHECKPOINT, learner) if resume else Progress()
     spec = spec_of(config, learner.network)
-    log, clock, window = (
-        Log(output / LOG, progress),
-        Clock(),
-        Window(samples, landmarks=config.landmarks),
-    )
+    log, clock = Log(output / LOG, progress), Clock()
+    window = Window(samples, landmarks=config.landmarks)
     while not schedule.is_done(progress):
         stage = schedule.stage(progress)
         size = spec.resized(*stage.size).input
@@ -103,7 +102,45 @@ def train(
                 yield report
             if ends_epoch or clock.is_due(config.checkpoint_minutes) or schedule.is_done(progress):
                 window.check()
-                _save(output / CHECKPOINT, config, learner, progress)
+                _save(output / CHECKPOINT, config, origin, learner, progress)
+
+
+def check(
+    config: Config,
+    samples: Sequence[Sample],
+    output: Path,
+    *,
+    teacher: Detector | None = None,
+    start: Detector | None = None,
+    resume: bool = False,
+) -> None:
+    """What `train` refuses, for who would know it before images are decoded.
+
+    Raises:
+        ValueError: The run lacks weights to begin with, or the checkpoint to resume from is of another run: of
+            another config, other images or another teacher.
+    """
+    if resume:
+        _check_same(output / CHECKPOINT, config, Origin.of(Order(samples, config), teacher))
+    elif start is None:
+        _check_random(config)
+
+
+def _check_same(path: Path, config: Config, now: Origin) -> None:
+    found, state = checkpoint.read(path)
+    names = [f.name for f in dataclasses.fields(config)]
+    others = [name for name in names if getattr(found, name) != getattr(config, name)]
+    if others:
+        raise ValueError(
+            f"{path} is of another config ({', '.join(others)}); resume with the one that it was made with"
+        )
+    # Checkpoints of earlier versions do not say.
+    was = Origin(**state["origin"]) if "origin" in state else now
+    if changes := was.changes(now):
+        raise ValueError(
+            f"{path} learnt from something else: now there would be {' and '.join(changes)}; "
+            "resume with the images and the teacher that it began with"
+        )
 
 
 def _check_random(config: Config) -> None:
@@ -130,20 +167,19 @@ def _first_images(
         yield draw(pictures, plans, size).to(device)
 
 
-def _save(path: Path, config: Config, learner: Learner, progress: Progress) -> None:
+def _save(path: Path, config: Config, origin: Origin, learner: Learner, progress: Progress) -> None:
     # A loss is of the weights before its step: they may be broken though it was good.
     if not learner.is_finite():
         raise DataError(
             f"after step {progress.step} the weights are not finite, so {path} is not written; "
             "a smaller learning rate helps"
         )
-    about = {"config": to_dict(config), "progress": dataclasses.asdict(progress)}
+    about = {"config": to_dict(config)}
+    about |= {"origin": dataclasses.asdict(origin), "progress": dataclasses.asdict(progress)}
     checkpoint.write(path, {**about, **learner.state_dict()})
 
 
-def _resumed(path: Path, config: Config, learner: Learner) -> Progress:
-    found, state = checkpoint.read(path)
-    if found != config:
-        raise ValueError(f"{path} is of another config; resume with the one that it was made with")
+def _resumed(path: Path, learner: Learner) -> Progress:
+    _, state = checkpoint.read(path)
     learner.load_state_dict(state)
     return Progress(**state["progress"])
