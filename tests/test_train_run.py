@@ -303,6 +303,37 @@ def test_looking_at_features_changes_no_weights_and_no_mode():
     assert learner.network.training
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("rfb320", r"features is 4\.0, .* set distillation\.features=0\.0 to"),
+        ("rfb640", r"scores is 2\.0, .* set distillation\.scores=0\.0 to"),
+        ("slim320_continued", r"mirror is True, .* and distillation\.mirror=False to"),
+    ],
+)
+def test_a_run_that_counts_on_a_teacher_is_refused_without_one(tmp_path, name, wanted):
+    config = configs.load(name)
+    network = make_network(config.network, landmarks=False)  # to begin with
+    with pytest.raises(ValueError, match=wanted):
+        loop.check(config, [], tmp_path, start=network)
+    loop.check(config, [], tmp_path, start=network, teacher=network)
+
+
+@pytest.mark.parametrize("change", ["features=0.0", "scores=0", "temperature=2.0"])
+def test_a_run_that_follows_nobody_needs_no_teacher(tmp_path, change):
+    loop.check(configs.override(SMALL, f"distillation.{change}"), [], tmp_path)
+
+
+def test_an_earlier_run_that_did_without_its_teacher_goes_on_without(run, tmp_path):
+    _, state = run(SMALL)
+    del state["origin"]
+    config = changed(distillation=Distillation(features=4.0))
+    checkpoint.write(
+        tmp_path / "out" / loop.CHECKPOINT, {**state, "config": configs.to_dict(config)}
+    )
+    run(configs.override(config, "distillation.features=0"), resume=True)
+
+
 def test_landmarks_are_learnt_where_the_run_has_them(run):
     reports, state = run(changed(landmarks=True))
     assert reports[-1].landmarks > 0

@@ -73,7 +73,10 @@ def _add_run(commands: Any) -> None:
         help="change the run: seed=3, stages.0.batch=16, distillation.mirror=True",
     )
     parser.add_argument(
-        "--teacher", type=Path, metavar="FILE", help="a released Ultra-Light .pth to learn from"
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="a released Ultra-Light .pth to learn from; needed where RUN says how to follow one",
     )
     parser.add_argument(
         "--start",

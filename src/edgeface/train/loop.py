@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import DataError
 from . import checkpoint
 from .batches import Order, batches
-from .config import to_dict
+from .config import Distillation, to_dict
 from .export import spec_of
 from .learner import Learner
 from .log import Clock, Log, Report, Window
@@ -117,9 +117,11 @@ def check(
     """What `train` refuses, for who would know it before images are decoded.
 
     Raises:
-        ValueError: The run lacks weights to begin with, or the checkpoint to resume from is of another run: of
-            another config, other images or another teacher.
+        ValueError: The run lacks weights to begin with or the teacher that its config counts on, or the checkpoint
+            to resume from is of another run: of another config, other images or another teacher.
     """
+    if teacher is None:
+        _check_untaught(config)
     if resume:
         _check_same(output / CHECKPOINT, config, Origin.of(Order(samples, config), teacher))
     elif start is None:
@@ -128,7 +130,9 @@ def check(
 
 def _check_same(path: Path, config: Config, now: Origin) -> None:
     found, state = checkpoint.read(path)
-    names = [f.name for f in dataclasses.fields(config)]
+    # Without a teacher it counts for nothing, and earlier versions ran so whatever it said.
+    nothing = {"distillation"} if now.teacher is None else set()
+    names = [f.name for f in dataclasses.fields(config) if f.name not in nothing]
     others = [name for name in names if getattr(found, name) != getattr(config, name)]
     if others:
         raise ValueError(
@@ -140,6 +144,20 @@ def _check_same(path: Path, config: Config, now: Origin) -> None:
         raise ValueError(
             f"{path} learnt from something else: now there would be {' and '.join(changes)}; "
             "resume with the images and the teacher that it began with"
+        )
+
+
+def _check_untaught(config: Config) -> None:
+    """Raises ValueError where a config says how to follow a teacher, but for what learning in int8 takes from it."""
+    options, usual = config.distillation, Distillation()
+    names = ("scores", "boxes", "features", "mirror")
+    values = {name: getattr(options, name) for name in names}
+    asked = {k: v for k, v in values.items() if v and v != getattr(usual, k)}
+    if asked:
+        found = " and ".join(f"distillation.{name} is {value}" for name, value in asked.items())
+        without = " and ".join(f"distillation.{k}={type(v)(0)}" for k, v in asked.items())
+        raise ValueError(
+            f"config: {found}, but there is no teacher to learn from; give one, or set {without} to do without"
         )
 
 
