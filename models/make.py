@@ -75,7 +75,7 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
-        data = opened[kind].spec.training_data or arguments.training_data
+        data = arguments.training_data or opened[kind].spec.training_data or TRAINING_DATA
         spec = dataclasses.replace(opened[kind].spec, name=name, training_data=data)
         about = About(kind, measured, learnt, landmarks[kind])
         write(opened[kind].graph, spec, about, arguments.output)
@@ -117,8 +117,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
     parser.add_argument(
         "--training-data",
-        default=TRAINING_DATA,
-        help="where the run says none (default: %(default)s)",
+        default="",
+        help=f"instead of what the run says; where it says nothing: {TRAINING_DATA}",
     )
     parser.add_argument(
         "--int8", type=Path, help="made by `edgeface train quantize`, instead of quantising here"

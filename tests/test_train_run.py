@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import edgeface
 from edgeface import model, networks, zoo
 from edgeface.cli import main
-from edgeface.cli.train import load_data
+from edgeface.cli.train import load_data, with_data
 from edgeface.errors import DataError, ModelError
 from edgeface.faces import Faces
 
@@ -568,6 +568,11 @@ def test_images_are_repeated_by_their_names(samples):
     assert_array_equal(epoch, order.epoch(0))
 
 
+def test_a_key_of_repeat_that_is_in_no_images_name_is_told(samples, tmp_path):
+    with pytest.warns(UserWarning, match="repeat has 'wider', which no image's name has"):
+        loop.check(changed(repeat={"/3.png": 4, "wider": 2}), samples, tmp_path)
+
+
 def test_mosaics_too_take_repeated_images_more_often(samples):
     sides = stage(augmentation=Augmentation(mosaic=1.0, mosaic_sides=(2,)))
     config = changed(repeat={"/3.png": 91}, stages=(sides,))
@@ -789,7 +794,24 @@ def test_a_run_ends_with_a_model_that_opens_whatever_format_holds_it(data, tmp_p
     said = capsys.readouterr().out
     assert f"wrote {found}" in said
     assert ("as .onnx instead: " in said) == (found.suffix == ".onnx")
-    assert edgeface.FaceDetector(found).spec.heads.landmarks == "landmarks"
+    spec = edgeface.FaceDetector(found).spec
+    assert (spec.heads.landmarks, spec.training_data) == ("landmarks", data.name)
+
+
+def test_a_run_says_what_it_read_where_its_config_does_not(data):
+    paths = [data / ".", Path("train-a.tar"), Path("elsewhere/train-a.tar")]
+    assert with_data(SMALL, paths).training_data == f"{data.name}, train-a.tar"
+    assert with_data(changed(training_data="ellipses"), paths).training_data == "ellipses"
+
+
+@pytest.mark.parametrize("name", configs.bundled())
+def test_bundled_runs_do_not_say_what_they_cannot_know(name):
+    assert configs.load(name).training_data == ""
+
+
+def test_a_run_goes_on_whatever_is_said_of_its_images(run):
+    run(changed(training_data="ellipses"))
+    run(changed(training_data="data"), resume=True)
 
 
 def test_run_and_export_on_the_command_line(data, tmp_path, capsys):

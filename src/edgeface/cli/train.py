@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sys
 from pathlib import Path
@@ -27,8 +28,9 @@ RUN_EPILOG = """\
 RUN is a Python file with `config = Config(...)` in it, or the name of one that comes with edgeface: {bundled}.
 
 OUT gets checkpoint.pt after every epoch and every few minutes, log.csv, and at the end the model as .tmfile
-with its spec, or as .onnx where a .tmfile cannot hold it. A run that was stopped goes on with --resume as if it
-had not been.
+with its spec, or as .onnx where a .tmfile cannot hold it. The spec names the files of --data as what the model
+learnt from; --set training_data=TEXT says something else. A run that was stopped goes on with --resume as if it had
+not been.
 """
 EXPORT_EPILOG = """\
 CHECKPOINT is a run's checkpoint.pt; its averaged weights are taken. A .tmfile gets its spec beside it as .json,
@@ -139,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = configs.load(arguments.config)
     for change in arguments.set:
         config = configs.override(config, change)
+    config = with_data(config, arguments.data)
     torch.set_num_threads(arguments.num_threads or default_num_threads())
     device = chosen_device(arguments.device)
     teacher = None if arguments.teacher is None else weights.open_teacher(arguments.teacher)
@@ -173,6 +176,12 @@ def run(arguments: argparse.Namespace) -> int:
         reports = log.record(reports, arguments.output)
     _watch(reports)
     return _finish(config, held_out, arguments.output, console)
+
+
+def with_data(config: Config, paths: Sequence[Path]) -> Config:
+    """What the model's spec will say that it learnt from: the paths' names, where the run says nothing."""
+    names = dict.fromkeys(path.resolve().name for path in paths)
+    return dataclasses.replace(config, training_data=config.training_data or ", ".join(names))
 
 
 def _open_start(path: Path, config: Config) -> Detector:

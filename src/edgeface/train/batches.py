@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +22,22 @@ if TYPE_CHECKING:
 
 
 class Order:
-    """In which order images come, epoch by epoch; ValueError where there are none."""
+    """In which order images come, epoch by epoch; ValueError where there are none.
+
+    Warns of a key of `repeat` that is in no image's name.
+    """
 
     def __init__(self, samples: Sequence[Sample], config: Config) -> None:
         if not samples:
             raise ValueError("there is no image to learn from")
         self.samples = samples
         self.seed = config.seed
+        for part in config.repeat:
+            if not any(part in sample.name for sample in samples):
+                # Here, not where it is called: two orders of a run warn once.
+                warnings.warn(
+                    f"config: repeat has {part!r}, which no image's name has", stacklevel=1
+                )
         counts = [
             max([1, *(n for part, n in config.repeat.items() if part in sample.name)])
             for sample in samples

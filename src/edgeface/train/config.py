@@ -81,7 +81,9 @@ class Config:
     workers: int = 0  # processes that plan batches; for a GPU, which is faster than one
     checkpoint_minutes: float = 10.0  # also after each epoch
     licence: str = "MIT"
-    training_data: str = ""
+    training_data: str = (
+        ""  # for the spec; `edgeface train run` says its files where this says nothing
+    )
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)

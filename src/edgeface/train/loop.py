@@ -122,16 +122,18 @@ def check(
     """
     if teacher is None:
         _check_untaught(config)
+    order = Order(samples, config)  # which may warn
     if resume:
-        _check_same(output / CHECKPOINT, config, Origin.of(Order(samples, config), teacher))
+        _check_same(output / CHECKPOINT, config, Origin.of(order, teacher))
     elif start is None:
         _check_random(config)
 
 
 def _check_same(path: Path, config: Config, now: Origin) -> None:
     found, state = checkpoint.read(path)
-    # Without a teacher it counts for nothing, and earlier versions ran so whatever it said.
-    nothing = {"distillation"} if now.teacher is None else set()
+    # What is said of the images changes nothing. Nor does it how to follow a teacher that is none, and earlier versions
+    # ran so whatever it said.
+    nothing = {"training_data"} | ({"distillation"} if now.teacher is None else set())
     names = [f.name for f in dataclasses.fields(config) if f.name not in nothing]
     others = [name for name in names if getattr(found, name) != getattr(config, name)]
     if others:

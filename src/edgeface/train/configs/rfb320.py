@@ -42,5 +42,4 @@ config = Config(
     precision="bfloat16",
     compile=True,
     repeat={"train-wider": 3},  # the only one of them like WIDER FACE val
-    training_data="WIDER FACE, MAFA, Face Mask Detection, stock photographs",
 )
