@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -876,6 +877,35 @@ def test_a_device_that_is_not_there_is_refused_before_data_are_read(tmp_path, ca
     assert main([*arguments, "--device", device]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"cannot use the device '{device}': " in line
+
+
+def test_a_missing_tensorboard_is_told_before_images_are_decoded(
+    data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(pictures, "decode_pictures", None)
+    arguments = ["train", "run", "tiny", "--data", str(data), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--tensorboard"]) == 2
+    assert "need tensorboard (import of torch" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")  # of packages that are not ours
+def test_tensorboard_shows_what_was_reported_and_nothing_that_a_resumed_run_dropped(tmp_path):
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard"
+    )
+    fields = [f.name for f in dataclasses.fields(log.Report)]
+    report = log.Report(**{**dict.fromkeys(fields, 0.5), "epoch": 0, "size": "64x48"})
+    for begun, steps in ((0, (20, 40, 60)), (30, (50, 70))):
+        made = [dataclasses.replace(report, step=step, total=float(begun)) for step in steps]
+        assert list(log.recorder(tmp_path, begun)(made)) == made
+    events = reading.EventAccumulator(str(tmp_path)).Reload()
+    assert {"total", "scores", "rate"} <= set(events.Tags()["scalars"])
+    assert [(one.step, one.value) for one in events.Scalars("total")] == [
+        (20, 0),
+        (50, 30),
+        (70, 30),
+    ]
 
 
 @pytest.mark.parametrize(("limit", "found"), [(None, range(10)), (3, (0, 3, 6)), (40, range(10))])

@@ -153,9 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
     samples = load_data(arguments.data, arguments.limit)
     kept, held_out = judge.split(samples, config.held_out)
     print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
-    loop.check(
+    begun = loop.check(
         config, kept, arguments.output, teacher=teacher, start=start, resume=arguments.resume
     )
+    recorded = log.recorder(arguments.output, begun.step) if arguments.tensorboard else iter
     arguments.output.mkdir(parents=True, exist_ok=True)
     decoded = pictures.decode_pictures(
         kept, lambda items: console.progress(items, " images", len(kept))
@@ -172,9 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
         hours=arguments.hours,
         resume=arguments.resume,
     )
-    if arguments.tensorboard:
-        reports = log.record(reports, arguments.output)
-    _watch(reports)
+    _watch(recorded(reports))
     return _finish(config, held_out, arguments.output, console)
 
 

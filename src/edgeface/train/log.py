@@ -17,7 +17,7 @@ from ..errors import DataError
 from .loss import endless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from .augment import Plan
@@ -186,17 +186,29 @@ class Clock:
         return True
 
 
-def record(reports: Iterable[Report], output: Path) -> Iterator[Report]:
-    """The same reports, each written to `output` for TensorBoard, too.
+def recorder(output: Path, begun: int) -> Callable[[Iterable[Report]], Iterator[Report]]:
+    """What passes reports on and writes each to `output` for TensorBoard, too.
+
+    Args:
+        output: A folder; what is in it of steps after `begun` counts no longer.
+        begun: The step that the run goes on from; 0: none.
 
     Raises:
         ImportError: There is no tensorboard.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            f'TensorBoard\'s files need tensorboard ({error}): pip install "edgeface[train]"'
+        ) from error
 
-    with SummaryWriter(str(output)) as writer:
-        for report in reports:
-            for name, value in dataclasses.asdict(report).items():
-                if type(value) is float:
-                    writer.add_scalar(name, value, report.step)
-            yield report
+    def record(reports: Iterable[Report]) -> Iterator[Report]:
+        with SummaryWriter(str(output), purge_step=begun + 1 if begun else None) as writer:
+            for report in reports:
+                for name, value in dataclasses.asdict(report).items():
+                    if type(value) is float:
+                        writer.add_scalar(name, value, report.step)
+                yield report
+
+    return record

@@ -113,8 +113,11 @@ def check(
     teacher: Detector | None = None,
     start: Detector | None = None,
     resume: bool = False,
-) -> None:
+) -> Progress:
     """What `train` refuses, for who would know it before images are decoded.
+
+    Returns:
+        From where it would go on.
 
     Raises:
         ValueError: The run lacks weights to begin with or the teacher that its config counts on, or the checkpoint
@@ -124,12 +127,13 @@ def check(
         _check_untaught(config)
     order = Order(samples, config)  # which may warn
     if resume:
-        _check_same(output / CHECKPOINT, config, Origin.of(order, teacher))
-    elif start is None:
+        return _check_same(output / CHECKPOINT, config, Origin.of(order, teacher))
+    if start is None:
         _check_random(config)
+    return Progress()
 
 
-def _check_same(path: Path, config: Config, now: Origin) -> None:
+def _check_same(path: Path, config: Config, now: Origin) -> Progress:
     found, state = checkpoint.read(path)
     # What is said of the images changes nothing. Nor does it how to follow a teacher that is none, and earlier versions
     # ran so whatever it said.
@@ -147,6 +151,7 @@ def _check_same(path: Path, config: Config, now: Origin) -> None:
             f"{path} learnt from something else: now there would be {' and '.join(changes)}; "
             "resume with the images and the teacher that it began with"
         )
+    return Progress(**state["progress"])
 
 
 def _check_untaught(config: Config) -> None:
