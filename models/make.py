@@ -38,6 +38,7 @@ RESIZES = ("stretch", "letterbox")
 FLOAT32, INT8 = "float32", "int8"
 FOUND_AP = 0.5  # of faces of a height, from which on the card says that they are found
 MOST_LOST_AP = 0.005
+COMPARED = 8  # images, besides noise, with PyTorch
 TRAINING_DATA = "WIDER FACE, MAFA, Face Mask Detection, stock photographs"
 HELD_OUT = (
     " in images that the run\nheld out. Most points there are another model's, not a person's."
@@ -58,7 +59,7 @@ def main() -> int:
         weights = arguments.checkpoint
         if arguments.mean_with:
             weights = mean_of(config, state, arguments.mean_with, Path(folder, "mean.pt"))
-        export(weights, exported, silences=arguments.silence)
+        export_compared(weights, exported, arguments)
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
@@ -86,7 +87,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Makes the files of a model and of its int8 form.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("name", help="such as rfb320")
-    parser.add_argument("--images", nargs="+", type=Path, required=True, help="to calibrate with")
+    parser.add_argument(
+        "--images", nargs="+", type=Path, required=True, help="to calibrate and compare with"
+    )
     parser.add_argument("--samples", type=int, default=200, help="of them (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="annotated, to measure on")
     parser.add_argument(
@@ -147,6 +150,17 @@ def mean_of(config: Config, state: Mapping[str, Any], other: Path, target: Path)
     }
     checkpoint.write(target, {**state, "config": to_dict(config), "state_dict": mean})
     return target
+
+
+def export_compared(weights: Path, target: Path, arguments: argparse.Namespace) -> None:
+    """In float32, once it is seen to compute what PyTorch does: on noise, and on some of the images."""
+    with Pictures(arguments.images, COMPARED, on_error=Console().failure) as pictures:
+        frames = {f"picture {number}": frame for number, frame in enumerate(pictures, 1)}
+    _, found = export(weights, target, frames=frames, silences=arguments.silence)
+    for name, difference in found.items():
+        print(f"{name}: differs from PyTorch by {difference:.1e} of a head's largest value")
+    if not frames:
+        print("no image can be read: compared with PyTorch on noise alone")
 
 
 def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple[Model, str]:

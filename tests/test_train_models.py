@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -100,6 +101,16 @@ def test_every_model_has_its_spec_and_its_card(made):
         for text in (f"# {name}", digest, make.TERMS, "a teacher", "1,234 steps", "slim, from"):
             assert text in card
         assert f"{spec.ap['all']:.4f}" in card
+
+
+def test_a_model_is_compared_with_pytorch_on_the_pictures_too(
+    checkpoint, pictures, tmp_path, capsys
+):
+    arguments = argparse.Namespace(images=[pictures / "images"], silence=False)
+    make.export_compared(checkpoint, tmp_path / "tried.tmfile", arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["noise", *(f"picture {i}" for i in (1, 2, 3))]
+    assert all("differs from PyTorch by" in line for line in lines)
 
 
 def test_a_card_tells_of_every_run_that_the_model_learnt_in():

@@ -17,7 +17,7 @@ from reference import ROUNDING, detector_graph, detector_spec, picture
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 pytest.importorskip("cv2", reason="opencv is not installed")
 
-from edgeface.train import checkpoint, config, learner, loss, pictures, quantized, samples
+from edgeface.train import checkpoint, config, export, learner, loss, pictures, quantized, samples
 from edgeface.train.blocks import Heads
 
 PLAIN = rounding.Rounding(correct_biases=False)
@@ -235,7 +235,14 @@ def test_landmarks_count_where_the_teacher_is_sure():
     assert loss.landmark_distillation_loss(made[0], none, confident=0.4) == 0
 
 
-def test_a_checkpoint_becomes_an_int8_model_that_has_learnt(data, tmp_path, capsys):
+def test_a_checkpoint_becomes_an_int8_model_that_has_learnt(data, tmp_path, capsys, monkeypatch):
+    compared, differences = [], export.differences
+
+    def recorded(*arguments):
+        compared.append(differences(*arguments))
+        return compared[-1]
+
+    monkeypatch.setattr(export, "differences", recorded)
     run = config.Config("tried", "slim", (config.Stage((160, 128), 1, 4),), ema=0.0, held_out=0.3)
     made = learner.Learner(run, torch.device("cpu"))
     source = tmp_path / "checkpoint.pt"
@@ -247,6 +254,7 @@ def test_a_checkpoint_becomes_an_int8_model_that_has_learnt(data, tmp_path, caps
     arguments += ["--limit", "20", "--num-threads", "1"]
     status = cli.main(["train", "quantize", *arguments, "--force"])
     out = capsys.readouterr().out
+    assert [len(found) for found in compared] == [1 + 3]  # noise, and images of the data
     assert status in (0, 1)  # what a network of chance finds may disagree
     for what in ("in float32", "in int8\n", "in int8, having learnt", "100% step", "wrote"):
         assert what in out

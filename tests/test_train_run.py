@@ -695,6 +695,16 @@ def test_an_exported_model_computes_what_pytorch_does(run, tmp_path, suffix, net
     assert (faces.landmarks is not None) == landmarks
 
 
+def test_a_model_compared_on_noise_alone_is_said_to_be(longer, data, tmp_path, capsys):
+    source, photo = str(longer[1] / loop.CHECKPOINT), str(data / "0.png")
+    for images, said in ((["--images", photo], 0), ([], 1)):
+        target = tmp_path / f"{said}.tmfile"
+        assert main(["train", "export", source, str(target), *images]) == 0
+        text = capsys.readouterr().out
+        assert text.count("compared with PyTorch on noise alone") == said
+        assert text.count("differs from PyTorch by") == 2 - said
+
+
 def test_a_model_that_differs_from_pytorch_is_not_written(longer, tmp_path, monkeypatch):
     real = export.network_of
 

@@ -34,8 +34,9 @@ not been.
 """
 EXPORT_EPILOG = """\
 CHECKPOINT is a run's checkpoint.pt; its averaged weights are taken. A .tmfile gets its spec beside it as .json,
-an .onnx inside. Nothing is written unless what a trial reads back computes what PyTorch does.
+an .onnx inside. Nothing is written unless what a trial reads back computes what PyTorch does, on noise and on --images.
 """
+NOISE_ALONE = "compared with PyTorch on noise alone"
 
 
 def add_parser(commands: Any) -> None:
@@ -295,6 +296,8 @@ def _export(config: Config, held_out: Sequence[Sample], output: Path) -> Path:
     from ..train import export, loop
 
     frames = {sample.name: sample.read() for sample in held_out[:3]}
+    if not frames:
+        print(f"no image is held out: {NOISE_ALONE}")
     target = output / f"{config.name}.tmfile"
     try:
         export.export(output / loop.CHECKPOINT, target, frames=frames, force=True)
@@ -322,6 +325,8 @@ def run_export(arguments: argparse.Namespace) -> int:
     )
     for name, difference in differences.items():
         print(f"{name}: differs from PyTorch by {difference:.1e} of a head's largest value")
+    if not frames:
+        print(f"no --images: {NOISE_ALONE}")
     print(f"wrote {written.target}: {written.bytes:,} bytes")
     print(f"spec {written.sidecar or 'inside ' + str(written.target)}")
     return 0

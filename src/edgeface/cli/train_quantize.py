@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from .tables import count_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..graph import Graph
     from ..quantization import Calibrated
@@ -83,8 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
     kept, held_out = judge.split(load_data(arguments.data, arguments.limit), config.held_out)
     print(f"{count_of(len(kept), 'image')} to learn from, {len(held_out)} held out", flush=True)
     every = max(1, len(kept) // arguments.samples)
-    frames = [sample.read() for sample in kept[::every][: arguments.samples]]
-    opened, calibrated = _calibrated(arguments.checkpoint, frames)
+    chosen = {sample.name: sample.read() for sample in kept[::every][: arguments.samples]}
+    frames = list(chosen.values())
+    opened, calibrated = _calibrated(arguments.checkpoint, chosen)
     _judge("float32", opened.graph, opened.spec, held_out)
     before = quantization.rounded_graph(
         calibrated.graph, calibrated.ranges, calibrated.statistics, BEFORE
@@ -115,16 +117,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 _REPORT_STEPS = 20
+_COMPARED = 3  # images, besides noise, with PyTorch; as `train run` does
 
 
-def _calibrated(checkpoint: Path, frames: Sequence[Any]) -> tuple[Any, Calibrated]:
+def _calibrated(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[Any, Calibrated]:
     from ..train.export import export
 
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, "float32.tmfile")
-        export(checkpoint, exported)
+        export(checkpoint, exported, frames=dict(itertools.islice(chosen.items(), _COMPARED)))
         opened = model.load(exported)
-    return opened, quantization.calibrate(opened, frames, quantization.Options())
+    return opened, quantization.calibrate(opened, list(chosen.values()), quantization.Options())
 
 
 def _judge(what: str, graph: Graph, spec: ModelSpec, held_out: Sequence[Sample]) -> None:
