@@ -171,9 +171,11 @@ def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple
     with Pictures(arguments.images, arguments.samples, on_error=console.failure) as pictures:
         found = quantization.quantize(opened, pictures)
         count = len(pictures)
-    problems = quantization.problems(found.agreement, quantization.Limits())
-    if problems and not arguments.force:
-        raise SystemExit("\n".join([*problems, "nothing is written; --force writes it"]))
+    refusal = quantization.refusal(found.agreement, quantization.Limits())
+    if refusal and not arguments.force:
+        raise SystemExit("\n".join([*refusal, "nothing is written; --force writes it"]))
+    for line in refusal:
+        print(line)
     target = folder / f"{arguments.name}-int8.tmfile"
     convert.save(found.graph, dataclasses.replace(found.spec, ap={}), target, force=False)
     options = quantization.Options()

@@ -113,6 +113,20 @@ def test_a_model_is_compared_with_pytorch_on_the_pictures_too(
     assert all("differs from PyTorch by" in line for line in lines)
 
 
+def test_int8_that_disagrees_is_refused_with_its_noisiest_layers(
+    checkpoint, pictures, tmp_path, monkeypatch
+):
+    source = tmp_path / "tried.tmfile"
+    make.export(checkpoint, source)
+    limits = make.quantization.Limits(sqnr_db=200.0)
+    monkeypatch.setattr(make.quantization, "Limits", lambda: limits)
+    arguments = argparse.Namespace(
+        int8=None, images=[pictures / "images"], samples=1, name="tried", force=False
+    )
+    with pytest.raises(SystemExit, match=r"disagrees: (?s:.*)noisiest: \w+ '.*' \(.* dB\), "):
+        make.in_int8(model.load(source), arguments, tmp_path)
+
+
 def test_a_card_tells_of_every_run_that_the_model_learnt_in():
     from edgeface.train.config import Config, Stage
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from numpy.testing import assert_allclose
 
 from edgeface import FaceDetector, ModelError, _core, cli, model, quantization
 from edgeface.backends import native
+from edgeface.cli import train_quantize
 from edgeface.graph import Sigmoid
 from edgeface.model import Model
-from edgeface.quantization import observing, rounding
+from edgeface.quantization import agreement, observing, rounding
 from reference import ROUNDING, detector_graph, detector_spec, picture
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
@@ -126,6 +128,23 @@ def test_what_it_cannot_learn_is_refused(calibrated):
     spec = dataclasses.replace(calibrated.spec, heads=heads)
     with pytest.raises(ModelError, match="two logits a prior"):
         quantized.RoundedNetwork(dataclasses.replace(calibrated, spec=spec), PLAIN)
+
+
+def test_a_refusal_names_the_noisiest_layers(calibrated, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(quantization, "Limits", lambda: agreement.Limits(sqnr_db=200.0))
+    integers = rounding.rounded_graph(
+        calibrated.graph, calibrated.ranges, calibrated.statistics, PLAIN
+    )
+    target = tmp_path / "out.tmfile"
+    arguments = argparse.Namespace(target=target, force=False)
+    assert train_quantize._write(integers, calibrated, frames(1), arguments) == 1
+    *_, noisiest, last = capsys.readouterr().out.splitlines()
+    compared = quantization.compare(calibrated.graph, integers, calibrated.spec, frames(1))
+    assert noisiest.startswith("noisiest: ")
+    for layer in quantization.worst_layers(compared):
+        assert f"{layer.kind} '{layer.name}' ({layer.sqnr_db:.1f} dB)" in noisiest
+    assert last == f"{target} is not written; --force writes it all the same"
+    assert not target.exists()
 
 
 # --- Learning ----------------------------------------------------------------------------------------

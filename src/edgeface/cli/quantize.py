@@ -129,11 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = quantization.problems(agreement, LIMITS)
     _print(agreement)
     _write_reports(arguments, options, agreement, problems)
-    for problem in problems:
-        print(f"disagrees: {problem}")
-    if problems:
-        worst = quantization.worst_layers(agreement)
-        print(f"noisiest: {', '.join(map(_layer_text, worst))}")
+    for line in quantization.refusal(agreement, LIMITS):
+        print(line)
     if problems and not force:
         print(f"{target} is not written; --force writes it all the same")
         return FAILED
@@ -240,7 +237,3 @@ def _layer_rows(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
         clipped, sqnr_db = f"{layer.clipped:.4%}", f"{layer.sqnr_db:.1f}"
         yield layer.name, layer.kind, f"{layer.scale:.6g}", str(layer.zero_point), clipped, sqnr_db
-
-
-def _layer_text(layer: Layer) -> str:
-    return f"{layer.kind} '{layer.name}' ({layer.sqnr_db:.1f} dB)"

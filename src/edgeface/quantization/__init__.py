@@ -19,6 +19,7 @@ from .agreement import (
     Limits,
     compare,
     problems,
+    refusal,
     worst_layers,
 )
 from .doubling import doubled
@@ -55,6 +56,7 @@ __all__ = [
     "compare",
     "problems",
     "quantize",
+    "refusal",
     "rounded_graph",
     "worst_layers",
 ]

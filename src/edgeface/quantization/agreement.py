@@ -122,6 +122,13 @@ def worst_layers(agreement: Agreement) -> list[Layer]:
     return sorted(agreement.layers, key=ratio)[:SHOWN_LAYERS]
 
 
+def refusal(agreement: Agreement, limits: Limits) -> list[str]:
+    """Lines that say what is beyond the limits, and which layers are noisiest; nothing where all is well."""
+    found = [f"disagrees: {problem}" for problem in problems(agreement, limits)]
+    worst = (f"{one.kind} '{one.name}' ({one.sqnr_db:.1f} dB)" for one in worst_layers(agreement))
+    return [*found, f"noisiest: {', '.join(worst)}"] if found else []
+
+
 def compare(floats: Graph, integers: Graph, spec: ModelSpec, frames: Iterable[Pixels]) -> Agreement:
     """Both networks on the same frames, in the native engine.
 
