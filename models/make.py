@@ -63,6 +63,9 @@ def main() -> int:
         opened = {FLOAT32: model.load(exported)}
         opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
         measured = measure(opened, arguments.data)
+        if not report(measured) and not arguments.force:
+            print("nothing is written; --force writes it")
+            return 1
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     runs = [*map(checkpoint.read, arguments.before), (config, state)]
     learnt = training(runs, arguments.teacher, arguments.start, before)
@@ -80,7 +83,7 @@ def main() -> int:
         spec = dataclasses.replace(opened[kind].spec, name=name, training_data=data)
         about = About(kind, measured, learnt, landmarks[kind])
         write(opened[kind].graph, spec, about, arguments.output)
-    return 0 if report(measured) or arguments.force else 1
+    return 0
 
 
 def parsed() -> argparse.Namespace:
@@ -128,7 +131,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--only-int8", action="store_true")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--force", action="store_true", help="though int8 finds other faces")
+    parser.add_argument(
+        "--force", action="store_true", help="though int8 finds other faces, or less"
+    )
     arguments = parser.parse_args()
     if arguments.former and arguments.start:
         parser.error("--former tells what the first run began with; leave out --start")

@@ -70,14 +70,18 @@ def write_data(folder, count):
     return folder
 
 
+def make_all(checkpoint, pictures, output, *options):
+    arguments = ["make.py", str(checkpoint), "tried", "--images", str(pictures / "images")]
+    arguments += ["--data", str(pictures), "--teacher", "a teacher", "-o", str(output), *options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        return make.main()
+
+
 @pytest.fixture(scope="module")
 def made(checkpoint, pictures, tmp_path_factory):
     output = tmp_path_factory.mktemp("models")
-    arguments = ["make.py", str(checkpoint), "tried", "--images", str(pictures / "images")]
-    arguments += ["--data", str(pictures), "--teacher", "a teacher", "--force"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [*arguments, "-o", str(output)])
-        assert make.main() == 0
+    assert make_all(checkpoint, pictures, output, "--force") == 0
     return output
 
 
@@ -111,6 +115,17 @@ def test_a_model_is_compared_with_pytorch_on_the_pictures_too(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["noise", *(f"picture {i}" for i in (1, 2, 3))]
     assert all("differs from PyTorch by" in line for line in lines)
+
+
+def test_int8_that_loses_more_than_is_allowed_is_not_written(
+    checkpoint, pictures, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(make.quantization, "refusal", lambda *_: [])
+    monkeypatch.setattr(make, "MOST_LOST_AP", -2)
+    output = tmp_path / "models"
+    assert make_all(checkpoint, pictures, output) == 1
+    assert capsys.readouterr().out.endswith("nothing is written; --force writes it\n")
+    assert not output.exists()
 
 
 def test_int8_that_disagrees_is_refused_with_its_noisiest_layers(
@@ -204,11 +219,7 @@ def test_a_card_has_every_precision_resize_and_convention(made):
 
 
 def test_the_same_checkpoint_gives_the_same_files(made, checkpoint, pictures, tmp_path):
-    arguments = ["make.py", str(checkpoint), "tried", "--images", str(pictures / "images")]
-    arguments += ["--data", str(pictures), "--teacher", "a teacher", "--force", "--only-int8"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [*arguments, "-o", str(tmp_path)])
-        make.main()
+    make_all(checkpoint, pictures, tmp_path, "--force", "--only-int8")
     assert len(list(tmp_path.iterdir())) == 3
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (made / path.name).read_bytes()
