@@ -75,13 +75,13 @@ def main() -> int:
         learnt.append(
             "channels that hardly varied in training are silenced (`edgeface train export --silence`)"
         )
-    learnt.append(recipe)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
         data = arguments.training_data or opened[kind].spec.training_data or TRAINING_DATA
         spec = dataclasses.replace(opened[kind].spec, name=name, training_data=data)
-        about = About(kind, measured, learnt, landmarks[kind])
+        made = [*learnt, recipe] if kind == INT8 else learnt
+        about = About(kind, measured, made, landmarks[kind])
         write(opened[kind].graph, spec, about, arguments.output)
     return 0
 

@@ -104,6 +104,7 @@ def test_every_model_has_its_spec_and_its_card(made):
         card = path.with_suffix(".md").read_text()
         for text in (f"# {name}", digest, make.TERMS, "a teacher", "1,234 steps", "slim, from"):
             assert text in card
+        assert ("- int8: after training" in card) == is_quantized
         assert f"{spec.ap['all']:.4f}" in card
 
 
