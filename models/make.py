@@ -8,11 +8,14 @@ Needs the extras `train` and `eval`. The same files give the same bytes.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from edgeface import convert, evaluation, model, quantization
 from edgeface.cli.console import Console
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from edgeface.graph import Graph
     from edgeface.model import Model
     from edgeface.spec import ModelSpec
-    from edgeface.train.config import Config
+    from edgeface.train.config import Config, Distillation, Stage
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 RESIZES = ("stretch", "letterbox")
@@ -52,7 +55,9 @@ TERMS = (
 def main() -> int:
     arguments = parsed()
     before = former(arguments.former) if arguments.former else []
-    config, state = checkpoint.read(arguments.checkpoint)
+    runs = [read_run(path) for path in (*arguments.before, arguments.checkpoint)]
+    config, state, _ = runs[-1]
+    learnt = training(runs, arguments.teacher, arguments.start, before)
     precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, f"{arguments.name}.tmfile")
@@ -67,8 +72,6 @@ def main() -> int:
             print("nothing is written; --force writes it")
             return 1
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
-    runs = [*map(checkpoint.read, arguments.before), (config, state)]
-    learnt = training(runs, arguments.teacher, arguments.start, before)
     if arguments.mean_with:
         learnt.append("weights: the mean of those that the last run began and ended with")
     if arguments.silence:
@@ -262,14 +265,39 @@ def former(path: Path) -> list[str]:
     return [line for line in lines if not line.startswith("int8: ")]
 
 
+class Run(NamedTuple):
+    """What a checkpoint and the log beside it say of the run that left them."""
+
+    config: Config
+    state: Mapping[str, Any]
+    images: str = ""  # that it saw, as many times as it saw them
+
+
+def read_run(path: Path) -> Run:
+    config, state = checkpoint.read(path)
+    return Run(config, state, images_seen(config, state, path.with_name("log.csv")))
+
+
+def images_seen(config: Config, state: Mapping[str, Any], log: Path) -> str:
+    """Steps times batch; where stages have several, by the log, whose rows tell the size of their last step."""
+    progress = state.get("progress")
+    batches = {"{}x{}".format(*stage.size): stage.batch for stage in config.stages}
+    if len(set(batches.values())) == 1 and progress:
+        return f"{progress['step'] * config.stages[0].batch:,} images"
+    if len(batches) < len(config.stages) or not log.is_file():
+        return ""
+    with log.open(newline="", encoding="utf-8") as file:
+        rows = [(int(row["step"]), row["size"]) for row in csv.DictReader(file)]
+    steps = np.diff([0, *(step for step, _ in rows)])
+    count = sum(int(n) * batches[size] for n, (_, size) in zip(steps, rows))
+    return f"about {round(count, -3):,} images"
+
+
 def training(
-    runs: Sequence[tuple[Config, Mapping[str, object]]],
-    teacher: str,
-    start: str,
-    before: Sequence[str] = (),
+    runs: Sequence[Run], teacher: str, start: str, before: Sequence[str] = ()
 ) -> list[str]:
     """A line for every run, each of which went on from the one before; `before`, those that there are already."""
-    config, _ = runs[-1]
+    config = runs[-1].config
     landmarks = " with five landmarks" if config.landmarks else ""
     begun = (
         f"from the weights of [{start}]({start}.md) as far as they fit"
@@ -279,23 +307,48 @@ def training(
     lines = list(before) or [f"network: {config.network}{landmarks}, {begun}"]
     if config.learns:
         lines.append(f"learnt: `{config.learns}*` alone; everything else is as it was")
-    lines += [line_of(*run) for run in runs]
+    lines += [line_of(run, is_taught=bool(teacher)) for run in runs]
     if teacher and f"teacher: {teacher}" not in lines:
         lines.append(f"teacher: {teacher}")
     return lines
 
 
-def line_of(config: Config, state: Mapping[str, object]) -> str:
-    sizes = ", then ".join(
-        f"{stage.size[0]}x{stage.size[1]} with batches of {stage.batch}" for stage in config.stages
-    )
+def line_of(run: Run, *, is_taught: bool) -> str:
+    config, state, images = run
     progress = state.get("progress")
-    steps = f"{progress['step']:,} steps, " if isinstance(progress, dict) else ""
-    return (
-        f"{steps}{sizes}; {config.optimizer}, learning rate {config.learning_rate:g} ({config.schedule}), "
-        f"weight decay {config.weight_decay:g}, average of weights {config.ema:g}, seed {config.seed}"
-        f"{'' if config.batch_statistics else ', BatchNorms by what they had seen before'}"
+    done = [f"{progress['step']:,} steps"] if progress else []
+    done += [images] if images else []
+    stages = ", then ".join(map(stage_text, config.stages))
+    repeated = "".join(
+        f", images of {name} {count} times as often" for name, count in config.repeat.items()
     )
+    return (
+        f"{', '.join([*done, stages])}{repeated}; {config.optimizer}, learning rate {config.learning_rate:g} "
+        f"({config.schedule}), weight decay {config.weight_decay:g}, average of weights {config.ema:g}, "
+        f"seed {config.seed}{'' if config.batch_statistics else ', BatchNorms by what they had seen before'}"
+        f"{'; ' + teaching_text(config.distillation) if is_taught else ''}"
+    )
+
+
+def stage_text(stage: Stage) -> str:
+    how = stage.augmentation
+    shares = [
+        (how.mosaic, f"mosaics of {' or '.join(f'{n}x{n}' for n in how.mosaic_sides)}"),
+        (how.expand, "on a larger canvas"),
+        (how.crop, "cropped, half as often in mosaics"),
+        (how.mirror, "mirrored"),
+        (how.distort, "with other colours"),
+        (how.grey, "grey"),
+    ]
+    shown = ", ".join(f"{share:.0%} {what}" for share, what in shares if share)
+    size = "{}x{}".format(*stage.size)
+    return f"{size} with batches of {stage.batch}" + (f" ({shown})" if shown else "")
+
+
+def teaching_text(how: Distillation) -> str:
+    weights = f"scores x {how.scores:g}, boxes x {how.boxes:g}, features x {how.features:g}"
+    mirrored = ", the mean over an image and its mirror image" if how.mirror else ""
+    return f"beside the labels, its teacher's {weights}{mirrored}"
 
 
 def card(path: Path, spec: ModelSpec, about: About) -> str:

@@ -144,19 +144,31 @@ def test_int8_that_disagrees_is_refused_with_its_noisiest_layers(
 
 
 def test_a_card_tells_of_every_run_that_the_model_learnt_in():
-    from edgeface.train.config import Config, Stage
+    from edgeface.train.config import Config, Distillation, Stage
 
     first, second = (
         Config(name="tried", network="slim", stages=(Stage(size=size, epochs=1, batch=batch),))
         for size, batch in (((160, 120), 32), ((320, 240), 16))
     )
-    runs = [(first, {"progress": {"step": 1234}}), (second, {"progress": {"step": 56}})]
+    second = make.dataclasses.replace(
+        second, distillation=Distillation(scores=2.0, features=16.0, mirror=True)
+    )
+    runs = [
+        make.Run(first, {"progress": {"step": 1234}}, "39,488 images"),
+        make.Run(second, {"progress": {"step": 56}}),
+    ]
     network, one, other, teacher = make.training(runs, "a teacher", "")
     assert network == "network: slim, from random weights"
     assert one.startswith(
-        "1,234 steps, 160x120 with batches of 32; sgd, learning rate 0.01 (cosine)"
+        "1,234 steps, 39,488 images, 160x120 with batches of 32 (25% mosaics of 2x2 "
     )
-    assert other.startswith("56 steps, 320x240 with batches of 16; ")
+    assert "cropped, half as often in mosaics, 50% mirrored" in one
+    assert "; sgd, learning rate 0.01 (cosine)" in one
+    assert one.endswith("; beside the labels, its teacher's scores x 1, boxes x 1, features x 0")
+    assert other.startswith("56 steps, 320x240 with batches of 16 (")
+    assert other.endswith(
+        "scores x 2, boxes x 1, features x 16, the mean over an image and its mirror image"
+    )
     assert teacher == "teacher: a teacher"
 
 
@@ -165,11 +177,37 @@ def test_a_card_tells_what_the_model_began_with_and_what_alone_it_learnt():
 
     stages = (Stage(size=(160, 120), epochs=1, batch=32),)
     config = Config(name="tried", network="rfb", stages=stages, landmarks=True, learns="landm.")
-    network, learnt, _ = make.training([(config, {})], "", "other")
+    network, learnt, line = make.training([make.Run(config, {})], "", "other")
     assert network == (
         "network: rfb with five landmarks, from the weights of [other](other.md) as far as they fit"
     )
     assert learnt == "learnt: `landm.*` alone; everything else is as it was"
+    assert "teacher" not in line
+
+
+def test_a_card_tells_how_many_images_a_run_saw(tmp_path):
+    from edgeface.train.config import Stage
+
+    sizes = (160, 120), (320, 240)
+    log = tmp_path / "log.csv"
+    log.write_text("step,size\n600,160x120\n900,160x120\n1234,320x240\n")
+    state = {"progress": {"step": 1234}}
+    for batches, wanted in (((32,), "39,488 images"), ((32, 16), "about 34,000 images")):
+        stages = tuple(Stage(size, 1, batch) for size, batch in zip(sizes, batches))
+        config = make.dataclasses.replace(tried(), stages=stages)
+        assert make.images_seen(config, state, log) == wanted
+    assert make.images_seen(config, state, tmp_path / "none.csv") == ""
+
+
+CARDS = sorted(Path(make.__file__).parent.glob("*.md"))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=[card.stem for card in CARDS])
+def test_what_our_cards_tell_of_training_can_be_kept(card):
+    network, *lines = make.former(card)
+    assert network.startswith("network: ")
+    assert any(" steps, " in line for line in lines)
+    assert not any(line.startswith("int8: ") for line in lines)
 
 
 def test_a_model_that_replaces_its_former_self_keeps_what_that_learnt(made, tmp_path):
@@ -177,12 +215,12 @@ def test_a_model_that_replaces_its_former_self_keeps_what_that_learnt(made, tmp_
     state = {"progress": {"step": 56}}
     config = make.dataclasses.replace(tried(), batch_statistics=False)
     network, first, teacher, then = make.training(
-        [(config, state)], "a teacher", "", make.former(card)
+        [make.Run(config, state)], "a teacher", "", make.former(card)
     )
     assert network == "network: slim, from random weights"
-    assert first.startswith("1,234 steps, 160x128")
+    assert first.startswith("1,234 steps, 2,468 images, 160x128")
     assert then.startswith("56 steps, 160x128")
-    assert then.endswith("BatchNorms by what they had seen before")
+    assert ", BatchNorms by what they had seen before; beside the labels, " in then
     assert teacher == "teacher: a teacher"
     empty = tmp_path / "empty.md"
     empty.write_text("# A model\n")
