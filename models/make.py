@@ -43,6 +43,15 @@ FOUND_AP = 0.5  # of faces of a height, from which on the card says that they ar
 MOST_LOST_AP = 0.005
 COMPARED = 8  # images, besides noise, with PyTorch
 TRAINING_DATA = "WIDER FACE, MAFA, Face Mask Detection, stock photographs"
+# By the names above: images, those that a run holds out among them, and what they show.
+DATA = {
+    "WIDER FACE": (1582, "part of its train images"),
+    "MAFA": (2000, "mostly masked faces, large"),
+    "Face Mask Detection": (853, "masks in public places"),
+    "stock photographs": (5004, "people and groups; boxes a little loose"),
+}
+NOT_ON = "research data set; its images may not be passed on"
+PSEUDO = "Their landmarks are for the most part another model's, not a person's."
 HELD_OUT = (
     " in images that the run\nheld out. Most points there are another model's, not a person's."
 )
@@ -366,7 +375,9 @@ def card(path: Path, spec: ModelSpec, about: About) -> str:
         ),
         "## What it learnt from",
         f"{spec.training_data}. {TERMS}",
+        *data_table(spec.training_data or ""),
         "\n".join(f"- {line}" for line in learnt),
+        *curves_link(path),
         "## AP",
         f"{used.figures.protocol}.",
         "\n".join(ap_rows(measured)),
@@ -385,6 +396,24 @@ def card(path: Path, spec: ModelSpec, about: About) -> str:
         )
         parts += ["## Landmarks", text + (HELD_OUT if landmarks else ".")]
     return "\n\n".join(parts) + "\n"
+
+
+def data_table(training_data: str) -> list[str]:
+    """How much of each data set, and what is known of it, where it is one that we know."""
+    known = [(name, *DATA[name]) for name in training_data.split(", ") if name in DATA]
+    if not known:
+        return []
+    head = table_head("data set", "images", "what", "terms")
+    rows = [table_row(name, f"{count:,}", what, NOT_ON) for name, count, what in known]
+    return ["\n".join([*head, *rows]), PSEUDO]
+
+
+def curves_link(path: Path) -> list[str]:
+    """To the picture of the learning curves, if there is one of that network."""
+    network = path.stem.replace("-int8", "").replace("-landmarks", "")
+    name = f"{network}-curves.png"
+    is_there = any((folder / name).is_file() for folder in (path.parent, Path(__file__).parent))
+    return [f"Learning curves of {network}: [{name}]({name})."] if is_there else []
 
 
 def landmark_error(opened: Model, data: Path | None) -> LandmarkFigures | None:

@@ -105,6 +105,8 @@ def test_every_model_has_its_spec_and_its_card(made):
         for text in (f"# {name}", digest, make.TERMS, "a teacher", "1,234 steps", "slim, from"):
             assert text in card
         assert ("- int8: after training" in card) == is_quantized
+        assert "| MAFA | 2,000 | mostly masked faces, large | research data set;" in card
+        assert "Learning curves" not in card
         assert f"{spec.ap['all']:.4f}" in card
 
 
@@ -197,6 +199,13 @@ def test_a_card_tells_how_many_images_a_run_saw(tmp_path):
         config = make.dataclasses.replace(tried(), stages=stages)
         assert make.images_seen(config, state, log) == wanted
     assert make.images_seen(config, state, tmp_path / "none.csv") == ""
+
+
+def test_a_card_leads_to_the_curves_of_its_network(tmp_path):
+    assert make.curves_link(tmp_path / "other-landmarks-int8.tmfile") == []
+    (tmp_path / "other-curves.png").touch()
+    (link,) = make.curves_link(tmp_path / "other-landmarks-int8.tmfile")
+    assert link == "Learning curves of other: [other-curves.png](other-curves.png)."
 
 
 CARDS = sorted(Path(make.__file__).parent.glob("*.md"))
