@@ -260,5 +260,20 @@ def test_pictures_are_decoded_with_halves_and_quarters(tmp_path):
     images = pictures.decode_pictures([sample])
     shapes = [tuple(level.shape) for level in images.levels[0]]
     assert shapes == [(50, 70, 3), (25, 35, 3), (12, 17, 3)]
-    assert images.bytes == sum(map(np.prod, shapes))
-    assert pictures.placed(images, torch.device("cpu")) is images
+
+
+def test_images_that_would_fill_half_of_the_memory_are_decoded_as_they_are_drawn(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.png"), reference.picture(48, 64))
+    sample = dataclasses.replace(make_sample((64, 48), []), encoded=Source(tmp_path / "a.png"))
+    size = 3 * (48 * 64 + 24 * 32 + 12 * 16)
+    assert pictures.decoded_bytes([sample, sample]) == 2 * size
+    made = {}
+    for memory, are_decoded in ((4 * size, True), (4 * size - 2, False)):
+        found = pictures.open_pictures([sample, sample], torch.device("cpu"), memory=memory)
+        assert found.are_decoded == are_decoded
+        assert len(found.levels) == 2
+        plan = planned([sample, sample], 1, NONE, (0,), size=(40, 30))
+        made[are_decoded] = pictures.draw(found, [plan], input_spec((40, 30)))
+    assert torch.equal(made[True], made[False])
+    assert pictures.open_pictures([sample], torch.device("cpu")).are_decoded

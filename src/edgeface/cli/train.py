@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..train.blocks import Detector
     from ..train.config import Config
     from ..train.log import Report
+    from ..train.pictures import Pictures
     from ..train.samples import Dataset, Sample
 
 RUN_EPILOG = """\
@@ -135,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch = import_torch()
     from ..cpu import default_num_threads
     from ..train import config as configs
-    from ..train import judge, log, loop, pictures, weights
+    from ..train import judge, log, loop, weights
     from ..train.start import is_model
 
     _check_output(arguments.output / loop.CHECKPOINT, resume=arguments.resume)
@@ -159,13 +160,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     recorded = log.recorder(arguments.output, begun.step) if arguments.tensorboard else iter
     arguments.output.mkdir(parents=True, exist_ok=True)
-    decoded = pictures.decode_pictures(
-        kept, lambda items: console.progress(items, " images", len(kept))
-    )
     reports = loop.train(
         config,
         kept,
-        pictures.placed(decoded, device),
+        opened_pictures(kept, device, console),
         arguments.output,
         device=device,
         teacher=teacher,
@@ -231,6 +229,23 @@ def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
     samples = [s for path in paths for s in load_samples(path, on_error="skip")]
     count = min(len(samples), limit or len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def opened_pictures(samples: Sequence[Sample], device: Any, console: Console) -> Pictures:
+    """Decoded, with a bar, or else a line that says why not."""
+    from ..train import pictures
+
+    opened = pictures.open_pictures(
+        samples, device, lambda items: console.progress(items, " images", len(samples))
+    )
+    if not opened.are_decoded:
+        size = pictures.decoded_bytes(samples) / 2**30
+        print(
+            f"decoded, the images would take {size:.1f} GiB, more than half of the memory: each is decoded whenever it "
+            "is seen, which takes longer",
+            flush=True,
+        )
+    return opened
 
 
 def _prepared(path: Path) -> Dataset:

@@ -70,11 +70,11 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .train import chosen_device, import_torch, load_data
+    from .train import chosen_device, import_torch, load_data, opened_pictures
 
     torch = import_torch()
     from ..cpu import default_num_threads
-    from ..train import checkpoint, judge, pictures, quantized
+    from ..train import checkpoint, judge, quantized
 
     convert.check_target(arguments.checkpoint, arguments.target, force=arguments.force)
     torch.set_num_threads(arguments.num_threads or default_num_threads())
@@ -95,15 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
     _judge("int8", before, calibrated.spec, held_out)
     network = quantized.RoundedNetwork(calibrated, BEFORE).to(device)
     teacher = quantized.RoundedNetwork(calibrated, BEFORE, rounds=False).to(device)
-    decoded = pictures.decode_pictures(
-        kept, lambda items: console.progress(items, " images", len(kept))
-    )
     steps = quantized.learn(
         network,
         teacher,
         config,
         kept,
-        pictures.placed(decoded, device),
+        opened_pictures(kept, device, console),
         epochs=arguments.epochs,
         rate=arguments.rate or quantized.RATE,
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from torch.nn import functional
 from .. import cpu, media
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from ..spec import InputSpec
     from .augment import Part, Plan
@@ -29,13 +32,14 @@ _LEVELS = 3
 
 @dataclass(frozen=True)
 class Pictures:
-    """Every image decoded, in halves and quarters too: (height, width, 3) uint8 BGR."""
+    """Every image, in halves and quarters too: (height, width, 3) uint8 BGR."""
 
     levels: Sequence[Sequence[Tensor]]
 
     @property
-    def bytes(self) -> int:
-        return sum(level.numel() for levels in self.levels for level in levels)
+    def are_decoded(self) -> bool:
+        """Whether they are in memory; otherwise each is read again whenever a batch shows it."""
+        return not isinstance(self.levels, _OnDemand)
 
     def to(self, device: torch.device) -> Pictures:
         return Pictures([[level.to(device) for level in levels] for levels in self.levels])
@@ -51,6 +55,58 @@ def decode_pictures(samples: Sequence[Sample], progress: Progress = iter) -> Pic
         return Pictures(list(progress(pool.map(_pyramid, samples))))
 
 
+class _OnDemand(Sequence[Sequence[Tensor]]):
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _pyramid(self._samples[index])
+
+
+def open_pictures(
+    samples: Sequence[Sample],
+    device: torch.device,
+    progress: Progress = iter,
+    *,
+    memory: float | None = None,
+) -> Pictures:
+    """All images decoded, where batches are best drawn; where they would take too much, each as it is drawn.
+
+    Args:
+        samples: Whose images.
+        device: What trains. They go to a GPU if they take at most half of its free memory.
+        progress: Goes over them as they are decoded.
+        memory: In bytes, of which at most half is for them; None: this machine's.
+
+    Raises:
+        DataError: One of them cannot be read. One that is not decoded yet raises it when it is drawn.
+    """
+    if decoded_bytes(samples) > (_memory() if memory is None else memory) / 2:
+        return Pictures(_OnDemand(samples))
+    decoded = decode_pictures(samples, progress)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return decoded.to(device) if decoded_bytes(samples) <= free // 2 else decoded
+    return decoded
+
+
+def decoded_bytes(samples: Iterable[Sample]) -> int:
+    """What all levels of their images take, but for what rounding halves leaves out."""
+    return sum(
+        3 * w * h >> 2 * level for (w, h) in (s.size for s in samples) for level in range(_LEVELS)
+    )
+
+
+def _memory() -> float:
+    """This machine's, in bytes; endless where it does not tell."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _pyramid(sample: Sample) -> list[Tensor]:
     cv2 = media.opencv()
     levels = [sample.read()]
@@ -59,13 +115,6 @@ def _pyramid(sample: Sample) -> list[Tensor]:
         half = (max(1, width // 2), max(1, height // 2))
         levels.append(cv2.resize(levels[-1], half, interpolation=cv2.INTER_AREA))
     return [torch.from_numpy(np.ascontiguousarray(level)) for level in levels]
-
-
-def placed(pictures: Pictures, device: torch.device) -> Pictures:
-    """Where batches are best drawn: on a GPU if they take at most half of its free memory."""
-    if device.type == "cuda" and pictures.bytes <= torch.cuda.mem_get_info(device)[0] // 2:
-        return pictures.to(device)
-    return pictures
 
 
 def draw(pictures: Pictures, plans: Sequence[Plan], spec: InputSpec) -> Tensor:
