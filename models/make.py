@@ -82,7 +82,8 @@ def main() -> int:
             return 1
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
     if arguments.mean_with:
-        learnt.append("weights: the mean of those that the last run began and ended with")
+        last = f"the last {len(runs)} runs" if len(runs) > 1 else "the last run"
+        learnt.append(f"weights: the mean of those that {last} began and ended with")
     if arguments.silence:
         learnt.append(
             "channels that hardly varied in training are silenced (`edgeface train export --silence`)"
@@ -129,7 +130,8 @@ def parsed() -> argparse.Namespace:
         "--mean-with",
         type=Path,
         metavar="CHECKPOINT",
-        help="that the last run began with and kept the statistics of, whose weights count as much as its own",
+        help="that the last run, with those --before it, began with and kept the statistics of, whose weights count "
+        "as much as its own",
     )
     parser.add_argument("--silence", action="store_true", help="as of `edgeface train export`")
     parser.add_argument("--landmarks", type=Path, help="annotated, to measure landmarks on")
