@@ -107,6 +107,12 @@ def parsed() -> argparse.Namespace:
         "--images", nargs="+", type=Path, required=True, help="to calibrate and compare with"
     )
     parser.add_argument("--samples", type=int, default=200, help="of them (default: %(default)s)")
+    parser.add_argument(
+        "--scale-steps",
+        type=int,
+        default=quantization.Rounding().scale_steps,
+        help="of weights an octave, as of `edgeface quantize`: fewer make a smaller file (default: %(default)s)",
+    )
     parser.add_argument("--data", type=Path, required=True, help="annotated, to measure on")
     parser.add_argument(
         "--before",
@@ -187,8 +193,11 @@ def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple
     if arguments.int8 is not None:
         return model.load(arguments.int8), "int8: learnt on with rounded values"
     console = Console()
+    usual = quantization.Options()
+    rounding = dataclasses.replace(usual.rounding, scale_steps=arguments.scale_steps)
+    options = dataclasses.replace(usual, rounding=rounding)
     with Pictures(arguments.images, arguments.samples, on_error=console.failure) as pictures:
-        found = quantization.quantize(opened, pictures)
+        found = quantization.quantize(opened, pictures, options)
         count = len(pictures)
     refusal = quantization.refusal(found.agreement, quantization.Limits())
     if refusal and not arguments.force:
@@ -197,9 +206,8 @@ def in_int8(opened: Model, arguments: argparse.Namespace, folder: Path) -> tuple
         print(line)
     target = folder / f"{arguments.name}-int8.tmfile"
     convert.save(found.graph, dataclasses.replace(found.spec, ap={}), target, force=False)
-    options = quantization.Options()
     return model.load(target), (
-        f"int8: after training, on {count} pictures, with per-channel weights, ranges by "
+        f"int8: after training, on {count} pictures, with per-channel weights in {rounding.scale_steps} scales an octave, ranges by "
         f"{options.method.name}, equalisation and bias correction"
     )
 
@@ -344,7 +352,10 @@ def line_of(run: Run, *, is_taught: bool) -> str:
 def stage_text(stage: Stage) -> str:
     how = stage.augmentation
     shares = [
-        (how.mosaic, f"mosaics of {' or '.join(f'{n}x{n}' for n in how.mosaic_sides)}"),
+        (
+            how.mosaic,
+            f"mosaics of {' or '.join(f'{n}x{n}' for n in dict.fromkeys(how.mosaic_sides))}",
+        ),
         (how.expand, "on a larger canvas"),
         (how.crop, "cropped, half as often in mosaics"),
         (how.mirror, "mirrored"),
@@ -411,11 +422,14 @@ def data_table(training_data: str) -> list[str]:
 
 
 def curves_link(path: Path) -> list[str]:
-    """To the picture of the learning curves, if there is one of that network."""
+    """To the pictures of the learning curves, if there are any of that network."""
     network = path.stem.replace("-int8", "").replace("-landmarks", "")
-    name = f"{network}-curves.png"
-    is_there = any((folder / name).is_file() for folder in (path.parent, Path(__file__).parent))
-    return [f"Learning curves of {network}: [{name}]({name})."] if is_there else []
+    folders = (path.parent, Path(__file__).parent)
+    names = sorted(
+        {file.name for folder in folders for file in folder.glob(f"{network}-*curves.png")}
+    )
+    links = ", ".join(f"[{name}]({name})" for name in names)
+    return [f"Learning curves of {network}: {links}."] if names else []
 
 
 def landmark_error(opened: Model, data: Path | None) -> LandmarkFigures | None:

@@ -1245,10 +1245,10 @@ PHOTOGRAPHS = ("1.jpg", "2.jpg", "3.jpg", "10.jpg", "17.jpg", "26.jpg")
 # test below holds them against the reference. Any machine, ISA and number of threads must give the same.
 PIXELS = "908c92d2a80c279e7f76de5c6bc347f018f0550d57a406f274ea2b41550c9bcb"
 GOLDEN = {
-    "ours/rfb320-landmarks-int8": "e8fc4a29b09f982cca8f41cc3a832bf286b5251aa75a9dcc868a15e9b41e61ea",
-    "ours/rfb640-int8": "96e37316327826fce6b06176ec5ceb3c930ae530c5d45e01491d2ca10cebb6bb",
+    "ours/rfb320-landmarks-int8": "6cc8a6d33a14aa0f9c5491fcf71aea46c3648bdc8a826596f873a9fc7e4f6c6d",
+    "ours/rfb640-int8": "0f4a29b36650d166055ffccd810ea6ddaf93a6c8f0aaf438d59d97648ca2806b",
     "ours/slim320-int8": "23f11de2bdc36732b1acaf308a36356c74f41d645d5bb20f362c894ca739e1e6",
-    "ours/rfb320-int8": "9091803a1ea5fe475e70d914bdc8c79a7ace0dfcafc83cd03595d2af72816f58",
+    "ours/rfb320-int8": "310e7e6109e5dcee8d8c409123c4c80934923ba5f6eb2afe4bff84d21e343294",
     "released/rfb320-int8": "986d623ee3b4de7f00462af47827bde2cbdd1539c9b254d0040acbca03bb8338",
     "released/rfb320-uint8": "9f3fde4057587a3b62517b755816ffd50ca2a99e6d2713bf10434fcb639ed67c",
 }

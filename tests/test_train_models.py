@@ -139,7 +139,12 @@ def test_int8_that_disagrees_is_refused_with_its_noisiest_layers(
     limits = make.quantization.Limits(sqnr_db=200.0)
     monkeypatch.setattr(make.quantization, "Limits", lambda: limits)
     arguments = argparse.Namespace(
-        int8=None, images=[pictures / "images"], samples=1, name="tried", force=False
+        int8=None,
+        images=[pictures / "images"],
+        samples=1,
+        scale_steps=16,
+        name="tried",
+        force=False,
     )
     with pytest.raises(SystemExit, match=r"disagrees: (?s:.*)noisiest: \w+ '.*' \(.* dB\), "):
         make.in_int8(model.load(source), arguments, tmp_path)
