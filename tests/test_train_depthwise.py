@@ -14,12 +14,13 @@ def learnt(module, image, wanted, dtype, run=None):
     """The output, and the gradients of the image, the weight and the bias."""
     image = image.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        made = (run or module)(image)
+        made = (module if run is None else run)(image)
     assert made.dtype == dtype
     made.backward(wanted.to(dtype))
     return made.detach(), image.grad, module.weight.grad, module.bias.grad
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # what compiling imports
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("stride", [1, 2])

@@ -312,17 +312,17 @@ def test_looking_at_features_changes_no_weights_and_no_mode():
         ("slim320_continued", r"mirror is True, .* and distillation\.mirror=False to"),
     ],
 )
-def test_a_run_that_counts_on_a_teacher_is_refused_without_one(tmp_path, name, wanted):
-    config = configs.load(name)
+def test_a_run_that_counts_on_a_teacher_is_refused_without_one(samples, tmp_path, name, wanted):
+    config = dataclasses.replace(configs.load(name), repeat={})  # whose key these images lack
     network = make_network(config.network, landmarks=False)  # to begin with
     with pytest.raises(ValueError, match=wanted):
-        loop.check(config, [], tmp_path, start=network)
-    loop.check(config, [], tmp_path, start=network, teacher=network)
+        loop.check(config, samples, tmp_path, start=network)
+    loop.check(config, samples, tmp_path, start=network, teacher=network)
 
 
 @pytest.mark.parametrize("change", ["features=0.0", "scores=0", "temperature=2.0"])
-def test_a_run_that_follows_nobody_needs_no_teacher(tmp_path, change):
-    loop.check(configs.override(SMALL, f"distillation.{change}"), [], tmp_path)
+def test_a_run_that_follows_nobody_needs_no_teacher(samples, tmp_path, change):
+    loop.check(configs.override(SMALL, f"distillation.{change}"), samples, tmp_path)
 
 
 def test_an_earlier_run_that_did_without_its_teacher_goes_on_without(run, tmp_path):
