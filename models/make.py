@@ -42,14 +42,14 @@ FLOAT32, INT8 = "float32", "int8"
 FOUND_AP = 0.5  # of faces of a height, from which on the card says that they are found
 MOST_LOST_AP = 0.005
 COMPARED = 8  # images, besides noise, with PyTorch
-TRAINING_DATA = "WIDER FACE, MAFA, Face Mask Detection, stock photographs"
-# By the names above: images, those that a run holds out among them, and what they show.
+# Images, those that a run holds out among them, and what they show.
 DATA = {
     "WIDER FACE": (1582, "part of its train images"),
     "MAFA": (2000, "mostly masked faces, large"),
     "Face Mask Detection": (853, "masks in public places"),
     "stock photographs": (5004, "people and groups; boxes a little loose"),
 }
+TRAINING_DATA = ", ".join(DATA)
 NOT_ON = "research data set; its images may not be passed on"
 PSEUDO = "Their landmarks are for the most part another model's, not a person's."
 HELD_OUT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import checkpoint
@@ -20,7 +20,7 @@ from .schedule import Progress, Schedule, learning_rate
 from .start import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -55,7 +55,7 @@ def train(
     Args:
         config: What to train, and how.
         samples: The images.
-        pictures: The same ones decoded; batches are drawn where they lie.
+        pictures: Theirs; batches are drawn where those lie.
         output: A folder, for the checkpoint and log.csv.
         device: Where the network is.
         teacher: Whom it follows, if anyone.
@@ -69,14 +69,16 @@ def train(
         DataError: The loss, its gradient or the weights are not finite; the last checkpoint stays.
         ValueError: See `check`.
     """
-    check(config, samples, output, teacher=teacher, start=start, resume=resume)
     order = Order(samples, config)
     origin = Origin.of(order, teacher)
+    state = _begun(config, origin, output / CHECKPOINT, start=start, resume=resume)
     schedule = Schedule(config, len(order), hours)
     if start is not None and settles:
         settle(start, _first_images(start, order, pictures, config))
     learner = Learner(config, device, teacher=teacher, start=start)
-    progress = _resumed(output / CHECKPOINT, learner) if resume else Progress()
+    if state is not None:
+        learner.load_state_dict(state)
+    progress = _progress(state)
     spec = spec_of(config, learner.network)
     log, clock = Log(output / LOG, progress), Clock()
     window = Window(samples, landmarks=config.landmarks)
@@ -123,17 +125,29 @@ def check(
         ValueError: The run lacks weights to begin with or the teacher that its config counts on, or the checkpoint
             to resume from is of another run: of another config, other images or another teacher.
     """
-    if teacher is None:
+    origin = Origin.of(Order(samples, config), teacher)
+    return _progress(_begun(config, origin, output / CHECKPOINT, start=start, resume=resume))
+
+
+def _begun(
+    config: Config, origin: Origin, path: Path, *, start: Detector | None, resume: bool
+) -> dict[str, Any] | None:
+    """The checkpoint to resume from, if the run does; ValueError as `check` says."""
+    if origin.teacher is None:
         _check_untaught(config)
-    order = Order(samples, config)  # which may warn
     if resume:
-        return _check_same(output / CHECKPOINT, config, Origin.of(order, teacher))
+        return _same(path, config, origin)
     if start is None:
         _check_random(config)
-    return Progress()
+    return None
 
 
-def _check_same(path: Path, config: Config, now: Origin) -> Progress:
+def _progress(state: Mapping[str, Any] | None) -> Progress:
+    return Progress() if state is None else Progress(**state["progress"])
+
+
+def _same(path: Path, config: Config, now: Origin) -> dict[str, Any]:
+    """The checkpoint there; ValueError where it is of another run."""
     found, state = checkpoint.read(path)
     # What is said of the images changes nothing. Nor does it how to follow a teacher that is none, and earlier versions
     # ran so whatever it said.
@@ -151,7 +165,7 @@ def _check_same(path: Path, config: Config, now: Origin) -> Progress:
             f"{path} learnt from something else: now there would be {' and '.join(changes)}; "
             "resume with the images and the teacher that it began with"
         )
-    return Progress(**state["progress"])
+    return state
 
 
 def _check_untaught(config: Config) -> None:
@@ -202,9 +216,3 @@ def _save(path: Path, config: Config, origin: Origin, learner: Learner, progress
     about = {"config": to_dict(config)}
     about |= {"origin": dataclasses.asdict(origin), "progress": dataclasses.asdict(progress)}
     checkpoint.write(path, {**about, **learner.state_dict()})
-
-
-def _resumed(path: Path, learner: Learner) -> Progress:
-    _, state = checkpoint.read(path)
-    learner.load_state_dict(state)
-    return Progress(**state["progress"])

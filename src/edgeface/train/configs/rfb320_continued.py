@@ -4,7 +4,7 @@ edgeface train run rfb320_continued --data train-*.tar --teacher version-RFB-320
 
 With `--hours 2.05` on one core (314,000 images) AP on 202 images of WIDER FACE val went from .823 easy, .708 medium, .465 hard
 to .834, .724, .486, and the distance of the features from 0.25 to 0.20; after three quarters of it AP was .836, .729, .487.
-The last weights are `models/rfb320`, in int8 by `edgeface train quantize`. `models/rfb320-curves.png` shows both runs.
+The last weights went on in rfb320_wider. `models/rfb320-curves.png` shows both runs.
 """
 
 from __future__ import annotations

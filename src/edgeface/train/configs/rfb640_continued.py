@@ -3,9 +3,9 @@
 edgeface train run rfb640_continued --data train-*.tar --teacher version-RFB-640.pth --start rfb640.tmfile -o more
 
 After 2,448 steps (25,000 quarters and 7,000 whole images, 0.93 hours of two thirds of a core) AP on 202 images of WIDER FACE val went
-from .852 easy, .781 medium, .574 hard to .853, .789, .584. `models/rfb640-int8` has the mean of the weights before and after,
-which on 197 images held out is better than both (.843; .840 and .837). `models/rfb640-curves.png` shows both
-runs; the second's rate falls once, where `--hours` was cut.
+from .852 easy, .781 medium, .574 hard to .853, .789, .584. The mean of the weights before and after, which on
+197 images held out is better than both (.843; .840 and .837), went on in rfb640_wider. `models/rfb640-curves.png` shows both runs;
+the second's rate falls once, where `--hours` was cut.
 """
 
 from __future__ import annotations
