@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from edgeface import FaceDetector, ModelError, _core, cli, model, quantization
 from edgeface.backends import native
 from edgeface.cli import train_quantize
+from edgeface.errors import DataError
 from edgeface.graph import Sigmoid
 from edgeface.model import Model
 from edgeface.quantization import agreement, observing, rounding
@@ -164,7 +165,7 @@ COARSE = dataclasses.replace(PLAIN, scale_steps=1)  # weights of 6 or 7 bits: mu
 @pytest.fixture
 def learn(calibrated, data):
     """Learns on eight images; the network and what every step cost."""
-    known = samples.load_samples(data, on_error="skip")[:8]
+    known = samples.load_samples(data)[:8]
     decoded = pictures.decode_pictures(known)
     run = config.Config("it", "slim", (STAGE,), landmark_weight=1.0)
 
@@ -188,6 +189,19 @@ def test_learning_costs_less_and_less_and_starts_with_what_it_was_given(calibrat
     costs = [cost for _, cost in found]
     assert np.mean(costs[-5:]) < 0.7 * np.mean(costs[:5])
     assert all(before.tensors[t.name].data is not t.data for t in network.learnt().constants)
+
+
+def test_last_step_that_breaks_the_weights_is_an_error(learn, monkeypatch):
+    whole = quantized._loss
+
+    def cost(network, *others):  # finite; its gradient is not
+        return whole(network, *others) + (0 * network.constants[0]).sqrt().sum()
+
+    monkeypatch.setattr(quantized, "_loss", cost)
+    with pytest.raises(
+        DataError, match=r"weights are not finite: a smaller rate than 0\.001 helps"
+    ):
+        learn(epochs=0.5, rate=1e-3)
 
 
 def distances(calibrated, network):
@@ -252,6 +266,22 @@ def test_landmarks_count_where_the_teacher_is_sure():
     none = made[0]._replace(landmarks=None)
     assert loss.landmark_distillation_loss(none, made[1], confident=0.4) == 0
     assert loss.landmark_distillation_loss(made[0], none, confident=0.4) == 0
+
+
+@pytest.mark.parametrize("silences", [False, True])
+def test_quiet_channels_are_silenced_before_calibration_if_asked(tmp_path, silences):
+    run = config.Config("tried", "slim", (config.Stage((160, 128), 1, 4),), ema=0.0)
+    made = learner.Learner(run, torch.device("cpu"))
+    state = made.state_dict()
+    first = next(name for name in state["state_dict"] if name.endswith("running_var"))
+    state["state_dict"][first][3] = 0  # it never varied
+    checkpoint.write(tmp_path / "a.pt", {"config": config.to_dict(run), **state})
+    _, calibrated = train_quantize._calibrated(
+        tmp_path / "a.pt", {"one": picture(1)}, silences=silences
+    )
+    weights = calibrated.graph.tensors[calibrated.graph.nodes[0].inputs[1]].data
+    assert weights[4].any()
+    assert weights[3].any() != silences
 
 
 def test_a_checkpoint_becomes_an_int8_model_that_has_learnt(data, tmp_path, capsys, monkeypatch):

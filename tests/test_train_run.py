@@ -87,7 +87,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def samples(data):
-    return load_samples(data, on_error="raise")
+    return load_samples(data)
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +197,8 @@ def test_bundled_runs_load_and_come_back_from_plain_values(name):
         ("milestones.0=0", lambda c: c.milestones == (0.0, 150 / 200)),
         ("stages.0.augmentation.mosaic=0.5", lambda c: c.stages[0].augmentation.mosaic == 0.5),
         ("stages.0.size=(96,64)", lambda c: c.size == (96, 64)),
+        ("milestones=(0, 0.5, 0.75)", lambda c: c.milestones == (0, 0.5, 0.75)),
+        ("repeat={'wider': 2}", lambda c: c.repeat == {"wider": 2}),
     ],
 )
 def test_one_value_of_a_run_can_be_changed(text, found):
@@ -220,6 +222,11 @@ def test_one_value_of_a_run_can_be_changed(text, found):
         ("network=yolo", "'yolo'; expected slim or rfb or retinaface-mobilenet0.25 or"),
         ("optimizer=lion", "expected sgd or adamw or muon"),
         ("stages=()", "stages is empty"),
+        ("stages=(1,)", r"stages=\(1,\): expected tuple\[Stage, \.\.\.\]"),
+        ("stages.0.size=(96,)", r"expected tuple\[int, int\]"),
+        ("stages.0.size=(96, 64.5)", r"expected tuple\[int, int\]"),
+        ("milestones=(0.5, 'x')", r"expected tuple\[float, \.\.\.\]"),
+        ("repeat={'wider': 'often'}", r"expected dict\[str, int\]"),
         ("stages.0.batch=0", "a stage needs"),
         ("held_out=1.0", "held_out is 1.0; expected 0 to below 1"),
         ("warm_up=1", "warm_up is 1.0; expected 0 to below 1"),
@@ -748,6 +755,24 @@ def test_what_pytorch_reads_and_no_run_wrote_is_refused_by_what_is_missing(
         checkpoint.read(tmp_path / "bad.pt")
 
 
+def test_weights_without_a_run_are_nothing_to_resume_from(run, samples, tmp_path):
+    _, state = run(SMALL)
+    kept = {key: state[key] for key in ("config", "origin", "state_dict", "network", "steps")}
+    torch.save(kept, tmp_path / loop.CHECKPOINT)
+    with pytest.raises(
+        ModelError, match=r"checkpoint\.pt: .*: there is no optimizer and no progress in it"
+    ):
+        loop.check(SMALL, samples, tmp_path, resume=True)
+
+
+def test_an_optimizer_that_this_pytorch_lacks_is_refused_before_images_are_read(
+    samples, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match=r"muon needs PyTorch 2\.9 or later"):
+        loop.check(configs.override(SMALL, "optimizer=muon"), samples, tmp_path)
+
+
 def test_a_checkpoint_is_a_model_and_a_teacher_too(run, tmp_path):
     _, state = run(SMALL)
     source = tmp_path / "out" / loop.CHECKPOINT
@@ -834,7 +859,7 @@ def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "100% step" in text
     assert f"wrote {output / 'tiny.tmfile'}" in text
-    _, held_out = judge.split(load_samples(data, on_error="raise"), 0.3)
+    _, held_out = judge.split(load_samples(data), 0.3)
     with edgeface.FaceDetector(output / "tiny.tmfile", **judge.DETECTOR_OPTIONS) as detector:
         ap = judge.average_precision(detector, held_out)
     assert f"AP {ap:.3f} on the {len(held_out)} images held out" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import sys
@@ -17,7 +18,7 @@ from .tables import count_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..train.blocks import Detector
     from ..train.config import Config
@@ -226,7 +227,8 @@ def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
     for path in paths:
         if _prepared(path).held_out:
             raise ValueError(f"{path}: models are compared on it, so none may learn from it")
-    samples = [s for path in paths for s in load_samples(path, on_error="skip")]
+    with _told_how_to_skip():
+        samples = [s for path in paths for s in load_samples(path)]
     count = min(len(samples), limit or len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
 
@@ -235,9 +237,10 @@ def opened_pictures(samples: Sequence[Sample], device: Any, console: Console) ->
     """Decoded, with a bar, or else a line that says why not."""
     from ..train import pictures
 
-    opened = pictures.open_pictures(
-        samples, device, lambda items: console.progress(items, " images", len(samples))
-    )
+    with _told_how_to_skip():
+        opened = pictures.open_pictures(
+            samples, device, lambda items: console.progress(items, " images", len(samples))
+        )
     if not opened.are_decoded:
         size = pictures.decoded_bytes(samples) / 2**30
         print(
@@ -246,6 +249,17 @@ def opened_pictures(samples: Sequence[Sample], device: Any, console: Console) ->
             flush=True,
         )
     return opened
+
+
+@contextlib.contextmanager
+def _told_how_to_skip() -> Iterator[None]:
+    """A damaged image or label stops a run before it begins: what it learns from is what it was given."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{error}; `edgeface train prepare --on-error skip` leaves it out"
+        ) from None
 
 
 def _prepared(path: Path) -> Dataset:

@@ -64,6 +64,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--num-threads", type=parse_count, metavar="N", help="default: the CPUs allowed, at most 4"
     )
+    parser.add_argument("--silence", action="store_true", help="as of train export")
     parser.add_argument(
         "--force", action="store_true", help="write what disagrees, and replace OUT and its .json"
     )
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     every = max(1, len(kept) // arguments.samples)
     chosen = {sample.name: sample.read() for sample in kept[::every][: arguments.samples]}
     frames = list(chosen.values())
-    opened, calibrated = _calibrated(arguments.checkpoint, chosen)
+    opened, calibrated = _calibrated(arguments.checkpoint, chosen, silences=arguments.silence)
     _judge("float32", opened.graph, opened.spec, held_out)
     before = quantization.rounded_graph(
         calibrated.graph, calibrated.ranges, calibrated.statistics, BEFORE
@@ -118,12 +119,15 @@ _REPORT_STEPS = 20
 _COMPARED = 3  # images, besides noise, with PyTorch; as `train run` does
 
 
-def _calibrated(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[Any, Calibrated]:
+def _calibrated(
+    checkpoint: Path, chosen: Mapping[str, Any], *, silences: bool
+) -> tuple[Any, Calibrated]:
     from ..train.export import export
 
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder, "float32.tmfile")
-        export(checkpoint, exported, frames=dict(itertools.islice(chosen.items(), _COMPARED)))
+        compared = dict(itertools.islice(chosen.items(), _COMPARED))
+        export(checkpoint, exported, frames=compared, silences=silences)
         opened = model.load(exported)
     return opened, quantization.calibrate(opened, list(chosen.values()), quantization.Options())
 

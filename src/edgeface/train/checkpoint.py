@@ -29,6 +29,9 @@ _UNREADABLE = (
 )
 
 
+_OF_A_RUN = ("network", "state_dict", "optimizer", "steps", "progress")
+
+
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Replaces the file; the old one stays until the new one is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -53,6 +56,15 @@ def read(path: Path) -> tuple[Config, dict[str, Any]]:
         return from_dict(state["config"]), state
     except (KeyError, TypeError, ValueError) as error:
         raise _no_checkpoint(path, f"its config does not fit: {error!s:.100}") from None
+
+
+def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+    """As `read`, of a run that may go on: ModelError too where only weights are there."""
+    config, state = read(path)
+    missing = [key for key in _OF_A_RUN if key not in state]
+    if missing:
+        raise _no_checkpoint(path, f"there is no {' and no '.join(missing)} in it")
+    return config, state
 
 
 def _load(path: Path) -> Any:

@@ -165,7 +165,7 @@ def override(config: Config, text: str) -> Config:
 def _replaced(owner: Any, kind: Any, path: list[str], text: str, key: str) -> Any:
     """`owner`, which is annotated as `kind`, with what is at `path` in it from `text`."""
     if not path:
-        return _parsed(get_origin(kind) or kind, text, key)
+        return _parsed(kind, text, key)
     first, rest = path[0], path[1:]
     if isinstance(owner, tuple) and re.fullmatch("[0-9]{1,4}", first) and int(first) < len(owner):
         at = int(first)
@@ -179,17 +179,33 @@ def _replaced(owner: Any, kind: Any, path: list[str], text: str, key: str) -> An
     return dataclasses.replace(owner, **{first: new})
 
 
-def _parsed(kind: type, text: str, key: str) -> Any:
+def _parsed(kind: Any, text: str, key: str) -> Any:
     """`text` as such a value: where a float belongs, a run may have been written with an int."""
     if kind is str:
         return text
     try:
         value = float(text) if kind is float else ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        raise ValueError(f"config: {key}={text}: expected {kind.__name__}") from None
-    if type(value) is not kind:
-        raise ValueError(f"config: {key}={text}: expected {kind.__name__}")
+        value = None
+    if not _is(value, kind):
+        # "tuple[int, int]" says more than tuple, and "int" more than "<class 'int'>".
+        expected = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        raise ValueError(f"config: {key}={text}: expected {expected.replace(f'{__name__}.', '')}")
     return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated kind, and what is in it."""
+    kinds = get_args(kind)
+    if not kinds:
+        return type(value) is kind or (kind is float and type(value) is int)
+    if type(value) is not get_origin(kind):
+        return False
+    if isinstance(value, dict):
+        return all(_is(part, of) for pair in value.items() for part, of in zip(pair, kinds))
+    if kinds[-1] is ...:
+        return all(_is(part, kinds[0]) for part in value)
+    return len(value) == len(kinds) and all(map(_is, value, kinds))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .config import Distillation, to_dict
 from .export import spec_of
 from .learner import Learner
 from .log import Clock, Log, Report, Window
+from .optimizer import check_optimizer
 from .origin import Origin
 from .pictures import draw
 from .priors import Targets
@@ -122,8 +123,9 @@ def check(
         From where it would go on.
 
     Raises:
-        ValueError: The run lacks weights to begin with or the teacher that its config counts on, or the checkpoint
-            to resume from is of another run: of another config, other images or another teacher.
+        ValueError: The run lacks weights to begin with, the teacher that its config counts on or an optimizer of this
+            PyTorch, or the checkpoint to resume from is of another run: of another config, other images or another teacher.
+        ModelError: The checkpoint holds no run.
     """
     origin = Origin.of(Order(samples, config), teacher)
     return _progress(_begun(config, origin, output / CHECKPOINT, start=start, resume=resume))
@@ -133,6 +135,7 @@ def _begun(
     config: Config, origin: Origin, path: Path, *, start: Detector | None, resume: bool
 ) -> dict[str, Any] | None:
     """The checkpoint to resume from, if the run does; ValueError as `check` says."""
+    check_optimizer(config)
     if origin.teacher is None:
         _check_untaught(config)
     if resume:
@@ -148,7 +151,7 @@ def _progress(state: Mapping[str, Any] | None) -> Progress:
 
 def _same(path: Path, config: Config, now: Origin) -> dict[str, Any]:
     """The checkpoint there; ValueError where it is of another run."""
-    found, state = checkpoint.read(path)
+    found, state = checkpoint.read_run(path)
     # What is said of the images changes nothing. Nor does it how to follow a teacher that is none, and earlier versions
     # ran so whatever it said.
     nothing = {"training_data"} | ({"distillation"} if now.teacher is None else set())

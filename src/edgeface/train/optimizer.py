@@ -13,18 +13,16 @@ if TYPE_CHECKING:
     from .config import Config
 
 
-def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer | Muon:
-    """Of the parameters that learn. Weights of convolutions decay; biases and BatchNorm do not.
+def check_optimizer(config: Config) -> None:
+    """Raises ValueError where this PyTorch has none of that name."""
+    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"config: muon needs PyTorch 2.9 or later; this is {torch.__version__}")
 
-    Raises:
-        ValueError: This PyTorch has no such optimizer.
-    """
+
+def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer | Muon:
+    """Of the parameters that learn. Weights of convolutions decay; biases and BatchNorm do not."""
     learning = [p for p in network.parameters() if p.requires_grad]
     if config.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise ValueError(
-                f"config: muon needs PyTorch 2.9 or later; this is {torch.__version__}"
-            )
         return Muon(learning, config)
     if config.optimizer == "adamw":
         return _adamw(learning, config)

@@ -229,6 +229,9 @@ def learn(
         if not math.isfinite(cost := float(loss.detach())):
             raise DataError(f"the loss is {cost} in step {step}: a smaller rate than {rate} helps")
         if step + 1 == steps:
+            # The loss is of the weights before the step.
+            if not all(constant.isfinite().all() for constant in average):
+                raise DataError(f"the weights are not finite: a smaller rate than {rate} helps")
             with torch.no_grad():
                 torch._foreach_copy_(list(network.constants), average)
         yield (step + 1) / steps, cost

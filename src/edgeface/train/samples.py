@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,8 @@ from ..errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Literal
 
     from numpy.typing import ArrayLike, NDArray
-
-    OnError = Literal["skip", "raise"]
 
 ANNOTATIONS = "annotations.jsonl"
 
@@ -114,26 +110,22 @@ class Dataset:
             return error
 
 
-def load_samples(path: Path, *, on_error: OnError) -> list[Sample]:
+def load_samples(path: Path) -> list[Sample]:
     """The images of a folder or .tar in edgeface's own form, in its order; pixels are read later.
 
     Args:
         path: What `edgeface train prepare` wrote.
-        on_error: With "skip", a line that cannot be used is left out with a warning.
 
     Raises:
-        DataError: The form is another, or, with "raise", a line cannot be used. A box without area or
-            with a coordinate that is not finite counts: training would learn NaN from it.
+        DataError: The form is another, or a line cannot be used. A box without area or with a coordinate
+            that is not finite counts: training would learn NaN from it.
     """
     samples = []
     for item in open_archive(path):
         usable = _trainable(item) if isinstance(item, Sample) else item
-        if isinstance(usable, Sample):
-            samples.append(usable)
-        elif on_error == "raise":
+        if isinstance(usable, DataError):
             raise usable
-        else:
-            warnings.warn(f"left out: {usable}", stacklevel=2)
+        samples.append(usable)
     return samples
 
 
@@ -144,7 +136,7 @@ def _trainable(sample: Sample) -> Sample | DataError:
     if good.all():
         return sample
     box = sample.boxes[~good][0].tolist()
-    return DataError(f"{sample.name}: box {box} has no area; `edgeface train prepare` drops it")
+    return DataError(f"{sample.name}: box {box} has no area")
 
 
 def open_archive(path: Path) -> Dataset:
