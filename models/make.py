@@ -241,7 +241,7 @@ def report(measured: Measured) -> bool:
     for kind, line in zip((FLOAT32, INT8), lines):
         print(f"{kind}: {', '.join(f'{name} {ap:.4f}' for name, ap in line.items())}")
     print(f"int8 is worse by {lost:.4f} at most; {MOST_LOST_AP} is allowed")
-    return lost <= MOST_LOST_AP
+    return bool(lost <= MOST_LOST_AP)
 
 
 def aps(assessment: Assessment) -> dict[str, float]:
@@ -452,11 +452,11 @@ def ap_rows(measured: Measured) -> Iterator[str]:
 
 
 def smallest_face(assessment: Assessment) -> str:
-    bands = [b for b in assessment.figures.heights[INPUT] if b.ap is not None]
-    found = [band for band in bands if all(b.ap >= FOUND_AP for b in bands if b.low >= band.low)]
+    bands = [(b.low, b.ap) for b in assessment.figures.heights[INPUT] if b.ap is not None]
+    found = [low for low, _ in bands if all(ap >= FOUND_AP for at, ap in bands if at >= low)]
     if not found:
         return f"Faces of no height reach an AP of {FOUND_AP:g}."
-    low = found[0].low
+    low = found[0]
     return (
         f"Faces reach an AP of {FOUND_AP:g} from {low:g} px of the network's input on, in height."
         if low
