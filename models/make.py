@@ -50,7 +50,6 @@ DATA = {
     "stock photographs": (5004, "people and groups; boxes a little loose"),
 }
 TRAINING_DATA = ", ".join(DATA)
-NOT_ON = "research data set; its images may not be passed on"
 PSEUDO = "Their landmarks are for the most part another model's, not a person's."
 HELD_OUT = (
     " in images that the run\nheld out. Most points there are another model's, not a person's."
@@ -416,8 +415,8 @@ def data_table(training_data: str) -> list[str]:
     known = [(name, *DATA[name]) for name in training_data.split(", ") if name in DATA]
     if not known:
         return []
-    head = table_head("data set", "images", "what", "terms")
-    rows = [table_row(name, f"{count:,}", what, NOT_ON) for name, count, what in known]
+    head = table_head("data set", "images", "what")
+    rows = [table_row(name, f"{count:,}", what) for name, count, what in known]
     return ["\n".join([*head, *rows]), PSEUDO]
 
 
