@@ -62,31 +62,16 @@ TERMS = (
 
 def main() -> int:
     arguments = parsed()
-    before = former(arguments.former) if arguments.former else []
     runs = [read_run(path) for path in (*arguments.before, arguments.checkpoint)]
-    config, state, _ = runs[-1]
-    learnt = training(runs, arguments.teacher, arguments.start, before)
+    learnt = history(runs, arguments)
     precisions = (INT8,) if arguments.only_int8 else (FLOAT32, INT8)
     with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder, f"{arguments.name}.tmfile")
-        weights = arguments.checkpoint
-        if arguments.mean_with:
-            weights = mean_of(config, state, arguments.mean_with, Path(folder, "mean.pt"))
-        export_compared(weights, exported, arguments)
-        opened = {FLOAT32: model.load(exported)}
-        opened[INT8], recipe = in_int8(opened[FLOAT32], arguments, Path(folder))
+        opened, recipe = in_both(runs[-1], arguments, Path(folder))
         measured = measure(opened, arguments.data)
         if not report(measured) and not arguments.force:
             print("nothing is written; --force writes it")
             return 1
         landmarks = {kind: landmark_error(opened[kind], arguments.landmarks) for kind in precisions}
-    if arguments.mean_with:
-        last = f"the last {len(runs)} runs" if len(runs) > 1 else "the last run"
-        learnt.append(f"weights: the mean of those that {last} began and ended with")
-    if arguments.silence:
-        learnt.append(
-            "channels that hardly varied in training are silenced (`edgeface train export --silence`)"
-        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     for kind in precisions:
         name = arguments.name if kind == FLOAT32 else f"{arguments.name}-{kind}"
@@ -96,6 +81,32 @@ def main() -> int:
         about = About(kind, measured, made, landmarks[kind])
         write(opened[kind].graph, spec, about, arguments.output)
     return 0
+
+
+def history(runs: Sequence[Run], arguments: argparse.Namespace) -> list[str]:
+    """How the weights came to be, for the card."""
+    before = former(arguments.former) if arguments.former else []
+    learnt = training(runs, arguments.teacher, arguments.start, before)
+    if arguments.mean_with:
+        last = f"the last {len(runs)} runs" if len(runs) > 1 else "the last run"
+        learnt.append(f"weights: the mean of those that {last} began and ended with")
+    if arguments.silence:
+        learnt.append(
+            "channels that hardly varied in training are silenced (`edgeface train export --silence`)"
+        )
+    return learnt
+
+
+def in_both(run: Run, arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Model], str]:
+    """The model in float32 and in int8, as files in the folder, and how int8 was made."""
+    config, state, _ = run
+    weights, exported = arguments.checkpoint, folder / f"{arguments.name}.tmfile"
+    if arguments.mean_with:
+        weights = mean_of(config, state, arguments.mean_with, folder / "mean.pt")
+    export_compared(weights, exported, arguments)
+    single = model.load(exported)
+    integers, recipe = in_int8(single, arguments, folder)
+    return {FLOAT32: single, INT8: integers}, recipe
 
 
 def parsed() -> argparse.Namespace:

@@ -105,7 +105,7 @@ def test_every_model_has_its_spec_and_its_card(made):
         for text in (f"# {name}", digest, make.TERMS, "a teacher", "1,234 steps", "slim, from"):
             assert text in card
         assert ("- int8: after training" in card) == is_quantized
-        assert "| MAFA | 2,000 | mostly masked faces, large | research data set;" in card
+        assert "| MAFA | 2,000 | mostly masked faces, large |\n" in card
         assert "Learning curves" not in card
         assert f"{spec.ap['all']:.4f}" in card
 
