@@ -268,7 +268,7 @@ void Plan::hire(std::vector<Image> images) {
             Stage& stage = stages_[size_of(i)];
             const Shape& shape = images[size_of(stage.output)].shape;
             const bool alone = chain.first == chain.last;
-            const int rows = ceil_divide(ceil_divide(kPiecePixels, shape.width), together) * together;
+            const int rows = round_up(ceil_divide(kPiecePixels, shape.width), together);
             stage.piece = alone ? shape.height : std::min(shape.height, rows);
             infos_[size_of(i)].chain = static_cast<int>(number);
             if (i > chain.first) {
@@ -352,7 +352,7 @@ void Plan::make(const StageChain& chain, int number, int end, Worker& worker) co
         inputs[i] = &worker.images[size_of(stage.inputs[i])];
     const Image& output = worker.images[size_of(stage.output)];
     const int together = stage.step->together();
-    end = std::min(ceil_divide(end, together) * together, output.shape.height);
+    end = std::min(round_up(end, together), output.shape.height);
     int& made = worker.made[size_of(number)];
     while (made < end) {
         const Rows rows{made, std::min(made + stage.piece, end)};

@@ -43,6 +43,8 @@ inline std::size_t size_of(std::ptrdiff_t count) { return static_cast<std::size_
 
 inline int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
+inline int round_up(int value, int multiple) { return ceil_divide(value, multiple) * multiple; }
+
 // Calls work(first row, pixels) for runs of pixels that are evenly spaced in all images. Of a wider image, a
 // run is its first pixels of one row.
 template <typename Work>

@@ -215,12 +215,12 @@ class ConvStep : public WindowStep<T> {
                 const Image& output) const {
         const int taps = conv.window.taps() * in_channels_ / channels_;
         const Packing packing{kernels_.layout, tile_channels, taps, channels_};
-        const std::size_t padded = size_of(ceil_divide(out_channels_, tile_channels) * tile_channels);
+        const std::size_t padded = size_of(round_up(out_channels_, tile_channels));
         Packed packed;
         packed.bias.resize(padded);
         packed.multipliers.resize(padded);
         const int depth = packing.layout.depth;
-        packed.weights.resize(padded * size_of(taps * ceil_divide(channels_, depth) * depth) *
+        packed.weights.resize(padded * size_of(taps * round_up(channels_, depth)) *
                               size_of(packing.layout.weight_bytes));
         for (int o = 0; o < out_channels_; ++o) {
             const std::size_t channel = size_of(group * out_channels_ + o);

@@ -55,7 +55,7 @@ class WinogradStep : public WindowStep<float> {
           clamp_(conv.clamp),
           width_(output.shape.width),
           out_channels_(output.shape.channels),
-          product_channels_(ceil_divide(out_channels_, winograd::kMostLanes) * winograd::kMostLanes),
+          product_channels_(round_up(out_channels_, winograd::kMostLanes)),
           block_(block_rows(output.shape)),
           bias_(conv.bias) {
         bias_.resize(size_of(product_channels_));
@@ -70,7 +70,7 @@ class WinogradStep : public WindowStep<float> {
 
     // Of the last patches' rows, too, where the image ends before.
     Rows reads(Rows rows) const override {
-        return WindowStep::reads({rows.begin, ceil_divide(rows.end, kOutputs) * kOutputs});
+        return WindowStep::reads({rows.begin, round_up(rows.end, kOutputs)});
     }
 
     void run(const Image* const* inputs, const Image& output, Rows rows, std::byte* scratch) const override {
@@ -102,7 +102,7 @@ class WinogradStep : public WindowStep<float> {
     int block_rows(const Shape& output) const {
         int rows = ceil_divide(kBlockPatches, patches()) * kOutputs;
         while (rows < output.height && bytes(rows + kOutputs) <= kBlockBytes) rows += kOutputs;
-        return std::min(rows, ceil_divide(output.height, kOutputs) * kOutputs);
+        return std::min(rows, round_up(output.height, kOutputs));
     }
 
     void run_block(const Image& input, const Image& output, Rows rows, float* room) const {
