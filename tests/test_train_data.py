@@ -23,7 +23,7 @@ from edgeface.train.painting import paint
 from edgeface.train.prepare import FATES, Options, fates, prepare, prepare_sample
 from edgeface.train.preview import TILE, choose, contact_sheet
 from edgeface.train.readers import FORMATS, image_size, open_dataset
-from edgeface.train.samples import Sample, Source, load_samples, open_archive
+from edgeface.train.samples import Sample, Source, open_archive, trainable
 from reference import SHARED, needs_shared
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
@@ -111,7 +111,7 @@ def folder(tmp_path):
 
 
 def test_folder_and_archive_give_the_same_samples(folder):
-    ours, archived = (load_samples(p) for p in (folder, packed(folder)))
+    ours, archived = (trainable(open_archive(p)) for p in (folder, packed(folder)))
     assert [sample.name for sample in ours] == [f"{folder}/images/{n}.png" for n in "ab"]
     for one, other in zip(ours, archived):
         assert one.size == other.size == (64, 48)
@@ -151,14 +151,15 @@ BROKEN_LINES = {
 
 
 @pytest.mark.parametrize(("message", "text"), BROKEN_LINES.items(), ids=BROKEN_LINES)
-def test_broken_line_names_its_place(tmp_path, message, text):
+def test_broken_line_names_its_place_and_spoils_no_other(tmp_path, message, text):
     good = line("images/a.png", [[1, 2, 30, 40]])
     folder = write_folder(tmp_path / "data", [good, text])
     with pytest.raises(DataError) as caught:
-        load_samples(folder)
+        trainable(open_archive(folder))
     assert message in str(caught.value)
     # A box is found bad when the line has been read.
     assert "annotations.jsonl line 2" in str(caught.value) or "images/a.png" in str(caught.value)
+    assert isinstance(next(iter(open_archive(folder))), Sample)
 
 
 def test_folder_without_annotations_is_refused(tmp_path):
@@ -187,7 +188,7 @@ def test_image_that_cannot_be_used_is_named(tmp_path, data, message):
     folder = write_folder(
         tmp_path / "data", [line("images/a.png", [])], files={"images/a.png": data}
     )
-    (sample,) = load_samples(folder)
+    (sample,) = trainable(open_archive(folder))
     with pytest.raises(DataError, match=message) as caught:
         sample.read()
     assert "images/a.png" in str(caught.value)
@@ -782,7 +783,7 @@ def test_large_image_is_reduced_with_its_boxes_and_landmarks(tmp_path):
 def test_written_archive_is_read_again(folder, tmp_path, name):
     output = tmp_path / name
     report = prepare([open_dataset(folder)], output, Options())
-    a, b = load_samples(output)
+    a, b = trainable(open_archive(output))
     assert_array_equal(a.boxes, [[8, 8, 32, 38]])
     assert_array_equal(a.landmarks[0].ravel(), POINTS)
     # Nothing changed in it: not encoded again.
@@ -827,7 +828,7 @@ def test_preparing_again_changes_nothing_but_names(folder, tmp_path):
     prepare([open_dataset(folder)], tmp_path / "one", Options())
     report = prepare([open_dataset(tmp_path / "one")], tmp_path / "two", Options())
     assert (report.total["painted"], report.total["small"]) == (0, 0)
-    pairs = zip(*(load_samples(tmp_path / name) for name in ("one", "two")))
+    pairs = zip(*(trainable(open_archive(tmp_path / name)) for name in ("one", "two")))
     for one, two in pairs:
         assert_array_equal(one.boxes, two.boxes)
         assert_array_equal(one.landmarks, two.landmarks)
@@ -845,7 +846,7 @@ def test_written_boxes_are_those_prepared_to_a_hundredth_and_inside(tmp_path_fac
     (folder / "images").mkdir()
     (folder / "images" / "a.png").write_bytes(encoded(picture(100, 53)))
     (folder / "annotations.jsonl").write_text(json.dumps(values))
-    (read,) = load_samples(folder)
+    (read,) = trainable(open_archive(folder))
     # Half of the last decimal, and float32 near 100.
     assert_allclose(read.boxes, prepared.boxes, rtol=0, atol=0.005 + 100 * 2**-24)
     assert (read.boxes >= 0).all()
@@ -873,7 +874,7 @@ def test_broken_image_is_fatal_and_leaves_nothing(damaged, tmp_path, name):
 
 def test_broken_image_and_label_are_skipped_and_reported(damaged, tmp_path):
     report = prepare([open_dataset(damaged)], tmp_path / "out", Options(on_error="skip"))
-    assert len(load_samples(tmp_path / "out")) == 2
+    assert len(trainable(open_archive(tmp_path / "out"))) == 2
     assert (report.total["images"], report.total["skipped"]) == (2, 2)
     image, label = report.problems
     assert "images/bad.png" in image
@@ -905,7 +906,7 @@ def test_output_is_replaced_only_by_force(folder, tmp_path, name):
     with pytest.raises(FileExistsError, match="--force"):
         prepare(datasets, output, Options())
     prepare(datasets, output, Options(min_face=0), force=True)
-    assert sum(len(s.boxes) for s in load_samples(output)) == 4
+    assert sum(len(s.boxes) for s in trainable(open_archive(output))) == 4
     assert not list(tmp_path.glob(".*"))
 
 
@@ -940,7 +941,7 @@ def test_names_that_are_the_same_are_told_apart(tmp_path):
     rows = [line("x/a.png", [[60, 40, 1.5, 1.8]]), line("x/a.bmp", [[60, 40, 1.5, 1.8]])]
     folders = [write_folder(tmp_path / name / "data", rows) for name in ("one", "two")]
     report = prepare([open_dataset(f) for f in folders], tmp_path / "out", Options())
-    names = [s.name for s in load_samples(tmp_path / "out")]
+    names = [s.name for s in trainable(open_archive(tmp_path / "out"))]
     assert names == [
         f"{tmp_path}/out/images/{source}/x/{name}.jpg"
         for source in ("data", "data-2")
@@ -1017,7 +1018,7 @@ def test_command_prints_the_counts_and_writes_all_files(run, folder, tmp_path):
     assert rows["data"] == ["more", "total"]
     assert rows["images"] == ["2", "1", "3"]
     assert rows["small"] == ["1", "0", "1"]
-    assert len(load_samples(output)) == 3
+    assert len(trainable(open_archive(output))) == 3
     assert json.loads((tmp_path / "out.report.json").read_text())["total"]["faces"] == 5
     sheet = cv2.imread(str(tmp_path / "out.preview.png"))
     assert sheet.shape == (TILE[1], 2 * TILE[0], 3)
@@ -1035,7 +1036,7 @@ def test_command_passes_its_options_on(run, folder, tmp_path):
         "quality": 50,
         "on_error": "fail",
     }
-    sizes = {s.size for s in load_samples(tmp_path / "out")}
+    sizes = {s.size for s in trainable(open_archive(tmp_path / "out"))}
     assert sizes == {(32, 24)}
 
 
@@ -1081,7 +1082,7 @@ def test_archive_of_masks_has_the_faces_that_are_known_of_it(tmp_path):
     assert (len(every), every.count("small"), every.count("kept")) == (4334, 352, 4334 - 352)
     some = dataclasses.replace(dataset, records=dataset.records[::20])
     report = prepare([some], tmp_path / "out.tar", Options())
-    assert report.total["images"] == len(load_samples(tmp_path / "out.tar")) == 43
+    assert report.total["images"] == len(trainable(open_archive(tmp_path / "out.tar"))) == 43
 
 
 @needs_shared

@@ -165,7 +165,7 @@ COARSE = dataclasses.replace(PLAIN, scale_steps=1)  # weights of 6 or 7 bits: mu
 @pytest.fixture
 def learn(calibrated, data):
     """Learns on eight images; the network and what every step cost."""
-    known = samples.load_samples(data)[:8]
+    known = samples.trainable(samples.open_archive(data))[:8]
     decoded = pictures.decode_pictures(known)
     run = config.Config("it", "slim", (STAGE,), landmark_weight=1.0)
 

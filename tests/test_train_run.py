@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ from edgeface.train.learner import Learner
 from edgeface.train.networks import make_network
 from edgeface.train.optimizer import make_optimizer
 from edgeface.train.priors import Targets
-from edgeface.train.samples import load_samples
+from edgeface.train.samples import open_archive, trainable
 from edgeface.train.schedule import Progress, Schedule, learning_rate
 from edgeface.train.start import fitted
 
@@ -87,7 +88,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def samples(data):
-    return load_samples(data)
+    return trainable(open_archive(data))
 
 
 @pytest.fixture(scope="session")
@@ -859,7 +860,7 @@ def test_run_and_export_on_the_command_line(data, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "100% step" in text
     assert f"wrote {output / 'tiny.tmfile'}" in text
-    _, held_out = judge.split(load_samples(data), 0.3)
+    _, held_out = judge.split(trainable(open_archive(data)), 0.3)
     with edgeface.FaceDetector(output / "tiny.tmfile", **judge.DETECTOR_OPTIONS) as detector:
         ap = judge.average_precision(detector, held_out)
     assert f"AP {ap:.3f} on the {len(held_out)} images held out" in text
@@ -891,6 +892,30 @@ def test_data_without_an_image_are_refused_before_anything_is_written(tmp_path, 
     assert not output.exists()
     with pytest.raises(ValueError, match="no image to learn from"):
         loop.Order([], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "3.png").write_bytes(b"no picture"), "3.png: damaged"),
+        (
+            lambda folder: (folder / "annotations.jsonl").write_text("{"),
+            "annotations.jsonl line 1: not JSON",
+        ),
+    ],
+    ids=["image", "label"],
+)
+def test_damaged_data_stop_a_run_with_their_place_and_how_to_skip_them(
+    data, tmp_path, capsys, damage, message
+):
+    shutil.copytree(data, tmp_path / "data")
+    damage(tmp_path / "data")
+    output = tmp_path / "out"
+    assert main(["train", "run", "tiny", "--data", str(tmp_path / "data"), "-o", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.endswith("`edgeface train prepare --on-error skip` leaves it out\n")
+    assert not (output / loop.CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("path", ["", "label.txt"])

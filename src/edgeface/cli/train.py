@@ -222,13 +222,16 @@ def chosen_device(name: str | None) -> Any:
 
 def load_data(paths: Sequence[Path], limit: int | None) -> list[Sample]:
     """The labelled images there, none of which is to be compared on; of more than `limit`, some from all over."""
-    from ..train.samples import load_samples
+    from ..train.samples import trainable
 
-    for path in paths:
-        if _prepared(path).held_out:
-            raise ValueError(f"{path}: models are compared on it, so none may learn from it")
+    datasets = [_prepared(path) for path in paths]
+    for dataset in datasets:
+        if dataset.held_out:
+            raise ValueError(
+                f"{dataset.path}: models are compared on it, so none may learn from it"
+            )
     with _told_how_to_skip():
-        samples = [s for path in paths for s in load_samples(path)]
+        samples = [sample for dataset in datasets for sample in trainable(dataset)]
     count = min(len(samples), limit or len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
 

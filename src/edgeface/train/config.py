@@ -189,7 +189,7 @@ def _parsed(kind: Any, text: str, key: str) -> Any:
         value = None
     if not _is(value, kind):
         # "tuple[int, int]" says more than tuple, and "int" more than "<class 'int'>".
-        expected = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        expected = str(kind) if get_args(kind) else kind.__name__
         raise ValueError(f"config: {key}={text}: expected {expected.replace(f'{__name__}.', '')}")
     return value
 

@@ -110,33 +110,28 @@ class Dataset:
             return error
 
 
-def load_samples(path: Path) -> list[Sample]:
-    """The images of a folder or .tar in edgeface's own form, in its order; pixels are read later.
-
-    Args:
-        path: What `edgeface train prepare` wrote.
+def trainable(dataset: Dataset) -> list[Sample]:
+    """Its images, in its order; pixels are read later.
 
     Raises:
-        DataError: The form is another, or a line cannot be used. A box without area or with a coordinate
-            that is not finite counts: training would learn NaN from it.
+        DataError: One cannot be used. A box without area or with a coordinate that is not finite counts: training
+            would learn NaN from it.
     """
     samples = []
-    for item in open_archive(path):
-        usable = _trainable(item) if isinstance(item, Sample) else item
-        if isinstance(usable, DataError):
-            raise usable
-        samples.append(usable)
+    for item in dataset:
+        if isinstance(item, DataError):
+            raise item
+        _check_boxes(item)
+        samples.append(item)
     return samples
 
 
-def _trainable(sample: Sample) -> Sample | DataError:
+def _check_boxes(sample: Sample) -> None:
     x1, y1, x2, y2 = sample.boxes.T
     with np.errstate(invalid="ignore"):
         good = np.isfinite(sample.boxes).all(1) & (x2 > x1) & (y2 > y1)
-    if good.all():
-        return sample
-    box = sample.boxes[~good][0].tolist()
-    return DataError(f"{sample.name}: box {box} has no area")
+    if not good.all():
+        raise DataError(f"{sample.name}: box {sample.boxes[~good][0].tolist()} has no area")
 
 
 def open_archive(path: Path) -> Dataset:
